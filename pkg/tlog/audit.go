@@ -1,0 +1,332 @@
+package tlog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+)
+
+// Archive keeps the first verified note seen at each size of a log.
+type Archive interface {
+	// Keep stores cp's note unless one is kept for its size, and returns the one
+	// that is kept.
+	Keep(ctx context.Context, cp Checkpoint) (note []byte, err error)
+}
+
+// Audit checks one log against what was saved of it.
+type Audit struct {
+	Log     Log
+	Archive Archive
+	// Again is how long to wait before each further look at something that counts
+	// against the log. The zero value looks twice more, after 0.2 s and after 2 s.
+	Again []time.Duration
+}
+
+func (a *Audit) again() []time.Duration {
+	if a.Again == nil {
+		return []time.Duration{200 * time.Millisecond, 2 * time.Second}
+	}
+	return a.Again
+}
+
+// Verdict is what [Audit.Advance] found.
+type Verdict struct {
+	// Trusted is the newest checkpoint of the proven history: the served one if it
+	// is consistent with what was trusted before, else the one from before.
+	Trusted Checkpoint
+	// Served is what the log serves now, verified under its key; nil if nothing
+	// verified was served.
+	Served *Checkpoint
+	// Stale: the log serves an older checkpoint that is a prefix of the history.
+	Stale bool
+	// Unprovable: the log serves an older checkpoint that can no longer be proven a
+	// prefix. It becomes the incident [Rollback] if it lasts; see NewRollback.
+	Unprovable bool
+	// Incident is tampering, already looked at again; nil if there is none.
+	Incident *Incident
+}
+
+func (v Verdict) clean() bool { return v.Incident == nil && !v.Stale && !v.Unprovable }
+
+// Advance fetches the newest checkpoint and proves it consistent with trusted,
+// which is nil when there is none yet. Whatever counts against the log, but for
+// proof, is looked at again with caches bypassed first. An error means that the
+// log could not be checked, and says nothing about it.
+func (a *Audit) Advance(ctx context.Context, trusted *Checkpoint) (Verdict, error) {
+	v, err := a.advance(ctx, trusted)
+	for _, wait := range a.again() {
+		if err != nil || v.clean() || v.Incident != nil && v.Incident.Proof {
+			break
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return v, nil
+		}
+		again, againErr := a.advance(Fresh(ctx), trusted)
+		if againErr != nil {
+			// A log that has just served something wrong does not clear itself by
+			// going silent.
+			break
+		}
+		v = again
+	}
+	return v, err
+}
+
+func (a *Audit) advance(ctx context.Context, trusted *Checkpoint) (Verdict, error) {
+	v := Verdict{}
+	if trusted != nil {
+		v.Trusted = *trusted
+	}
+	cp, err := a.Log.Checkpoint(ctx)
+	var unverified *Unverified
+	if errors.As(err, &unverified) {
+		v.Incident = NewBadCheckpoint(a.Log.Info().ID, BadCheckpoint, unverified)
+		return v, nil
+	}
+	if err != nil {
+		return v, fmt.Errorf("checkpoint: %w", err)
+	}
+	v.Served = &cp
+	archived, err := a.archived(ctx, cp)
+	if err != nil {
+		return v, err
+	}
+	switch {
+	case archived.Root != cp.Root:
+		v.Incident = a.fork(archived, cp)
+	case trusted == nil:
+		v.Trusted = cp
+	case cp.Size == trusted.Size && cp.Root != trusted.Root:
+		v.Incident = a.fork(*trusted, cp)
+	case cp.Size == trusted.Size:
+		// The same tree. A newer note of it may carry the frozen line.
+		if cp.Frozen || !trusted.Frozen {
+			v.Trusted = cp
+		}
+	case cp.Size > trusted.Size:
+		return v, a.grown(ctx, &v, *trusted, cp)
+	default:
+		return v, a.older(ctx, &v, *trusted, cp)
+	}
+	return v, nil
+}
+
+// archived returns the first checkpoint seen at cp's size, which may be cp.
+func (a *Audit) archived(ctx context.Context, cp Checkpoint) (Checkpoint, error) {
+	note, err := a.Archive.Keep(ctx, cp)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("archiving the checkpoint of size %d: %w", cp.Size, err)
+	}
+	if bytes.Equal(note, cp.Note) {
+		return cp, nil
+	}
+	// Only two valid signatures make a proof: our archive is checked like the log.
+	kept, err := a.Log.Open(note)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("the archived checkpoint of size %d: %w; restore it from a backup", cp.Size, err)
+	}
+	if kept.Size != cp.Size {
+		return Checkpoint{}, fmt.Errorf("the checkpoint archived under size %d has size %d; restore it from a backup", cp.Size, kept.Size)
+	}
+	return kept, nil
+}
+
+func (a *Audit) fork(one, two Checkpoint) *Incident {
+	in := newIncident(a.Log.Info().ID, Fork, one.Size, one.Root, two.Root)
+	in.Text = fmt.Sprintf("two signed roots for tree size %d: %s and %s", one.Size, one.Root, two.Root)
+	in.Notes = []string{string(one.Note), string(two.Note)}
+	return in
+}
+
+// grown handles a checkpoint that is larger than the trusted one.
+func (a *Audit) grown(ctx context.Context, v *Verdict, trusted, cp Checkpoint) error {
+	id := a.Log.Info().ID
+	if trusted.Frozen {
+		v.Incident = newIncident(id, FrozenGrowth, trusted.Size)
+		v.Incident.Text = fmt.Sprintf("the log signed that it is frozen at size %d, then signed size %d", trusted.Size, cp.Size)
+		v.Incident.Notes = []string{string(trusted.Note), string(cp.Note)}
+		return nil
+	}
+	if trusted.Size == 0 {
+		v.Trusted = cp // every tree extends the empty one; there is no proof from 0
+		return nil
+	}
+	hashes, err := a.Log.ConsistencyProof(ctx, trusted.Size, cp.Size)
+	var unverified *Unverified
+	if err != nil && !errors.As(err, &unverified) {
+		return fmt.Errorf("consistency proof from size %d to %d: %w", trusted.Size, cp.Size, err)
+	}
+	if err == nil {
+		err = proof.VerifyConsistency(rfc6962.DefaultHasher, trusted.Size, cp.Size, hashes, trusted.Root[:], cp.Root[:])
+	}
+	if err != nil {
+		v.Incident = newIncident(id, Inconsistent, trusted.Size, trusted.Root)
+		v.Incident.Text = fmt.Sprintf("the log does not prove that its tree of size %d extends the one of size %d seen before: %v", cp.Size, trusted.Size, err)
+		v.Incident.Notes = []string{string(trusted.Note), string(cp.Note)}
+		v.Incident.Consistency = &ConsistencyEvidence{trusted.Size, cp.Size, hashes}
+		if unverified != nil {
+			v.Incident.Served = unverified.Served
+		}
+		return nil
+	}
+	v.Trusted = cp
+	return nil
+}
+
+// older handles a checkpoint that is smaller than the trusted one. A cache or a
+// replica that lags serves one, and the log can still prove it a prefix. A log
+// that was set back cannot, nor can one set back to nothing.
+func (a *Audit) older(ctx context.Context, v *Verdict, trusted, cp Checkpoint) error {
+	if cp.Size == 0 {
+		v.Unprovable = true
+		return nil
+	}
+	hashes, err := a.Log.ConsistencyProof(ctx, cp.Size, trusted.Size)
+	var status *StatusError
+	var unverified *Unverified
+	switch {
+	case errors.As(err, &status) && status.Code >= 400 && status.Code < 500 && status.Code != http.StatusTooManyRequests,
+		errors.As(err, &unverified):
+		v.Unprovable = true
+	case err != nil:
+		return fmt.Errorf("consistency proof from size %d to %d: %w", cp.Size, trusted.Size, err)
+	case proof.VerifyConsistency(rfc6962.DefaultHasher, cp.Size, trusted.Size, hashes, cp.Root[:], trusted.Root[:]) != nil:
+		v.Unprovable = true
+	default:
+		v.Stale = true
+	}
+	return nil
+}
+
+// NewRollback is the incident that an unprovable older checkpoint becomes when
+// it lasts.
+func NewRollback(log ID, trusted, served Checkpoint, since time.Time) *Incident {
+	in := newIncident(log, Rollback, trusted.Size, trusted.Root)
+	in.Text = fmt.Sprintf("since %s the log serves size %d, after it signed size %d, and cannot prove that the one leads to the other",
+		since.UTC().Format(time.RFC3339), served.Size, trusted.Size)
+	in.Notes = []string{string(trusted.Note), string(served.Note)}
+	return in
+}
+
+// mismatch says that a root computed here is not the one that the log's
+// checkpoint commits to.
+type mismatch struct {
+	size   uint64
+	root   Hash
+	hashes [][]byte
+	cp     Checkpoint
+	err    error
+}
+
+func (m *mismatch) Error() string {
+	return fmt.Sprintf("root %s computed at size %d is not in the tree of size %d that the log signed: %v", m.root, m.size, m.cp.Size, m.err)
+}
+
+// prove checks that the tree r is a prefix of the one that cp commits to. The
+// error is a *mismatch if what the log served denies it.
+func (a *Audit) prove(ctx context.Context, r *compact.Range, cp Checkpoint) error {
+	root, err := Root(r)
+	if err != nil {
+		return err
+	}
+	switch size := r.End(); {
+	case size > cp.Size:
+		return fmt.Errorf("frontier of size %d is beyond the checkpoint's %d", size, cp.Size)
+	case size == cp.Size:
+		if root != cp.Root {
+			return &mismatch{size, root, nil, cp, errors.New("the roots differ")}
+		}
+		return nil
+	case size == 0:
+		return nil
+	}
+	hashes, err := a.Log.ConsistencyProof(ctx, r.End(), cp.Size)
+	var unverified *Unverified
+	if errors.As(err, &unverified) {
+		return &mismatch{r.End(), root, nil, cp, err}
+	}
+	if err != nil {
+		return fmt.Errorf("consistency proof from size %d to %d: %w", r.End(), cp.Size, err)
+	}
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.End(), cp.Size, hashes, root[:], cp.Root[:]); err != nil {
+		return &mismatch{r.End(), root, hashes, cp, err}
+	}
+	return nil
+}
+
+// Frontier returns the compact range of [0, size), proven against cp. It is how
+// reading starts at an index other than 0. If what the log serves for it does not
+// verify when looked at again, the incident says so.
+func (a *Audit) Frontier(ctx context.Context, size uint64, cp Checkpoint) (Frontier, *Incident, error) {
+	if size == 0 {
+		return Frontier{}, nil, nil
+	}
+	if size > cp.Size {
+		return Frontier{}, nil, fmt.Errorf("start %d is beyond the log's size %d", size, cp.Size)
+	}
+	var denied *mismatch
+	var unverified *Unverified
+	for i := 0; ; i++ {
+		r, err := a.Log.Frontier(ctx, size, cp)
+		if err == nil {
+			if err = a.prove(ctx, r, cp); err == nil {
+				return Save(r), nil, nil
+			}
+		}
+		if !errors.As(err, &denied) && !errors.As(err, &unverified) {
+			return Frontier{}, nil, fmt.Errorf("left edge at %d: %w", size, err)
+		}
+		if i == len(a.again()) || sleep(ctx, a.again()[i]) != nil {
+			in := newIncident(a.Log.Info().ID, BadProof, size)
+			in.Text = fmt.Sprintf("what the log serves as the left edge of its tree at %d does not fit its signed checkpoint of size %d: %v", size, cp.Size, err)
+			in.Notes = []string{string(cp.Note)}
+			if unverified != nil {
+				in.Served = unverified.Served
+			}
+			return Frontier{}, in, nil
+		}
+		ctx = Fresh(ctx)
+	}
+}
+
+// Hole gets the hash of the leaf after from, apart from the leaf, and proves it
+// against cp. It returns the frontier past that leaf.
+func (a *Audit) Hole(ctx context.Context, cp Checkpoint, from Frontier) (Hash, Frontier, error) {
+	hasher, ok := a.Log.(LeafHasher)
+	if !ok {
+		return Hash{}, from, fmt.Errorf("this log gives no leaf hash without the leaf")
+	}
+	hash, err := hasher.LeafHash(ctx, from.Size, cp)
+	if err != nil {
+		return Hash{}, from, fmt.Errorf("hash of leaf %d: %w", from.Size, err)
+	}
+	r, err := from.Range()
+	if err != nil {
+		return Hash{}, from, err
+	}
+	if err := r.Append(hash[:], nil); err != nil {
+		return Hash{}, from, err
+	}
+	if err := a.prove(ctx, r, cp); err != nil {
+		return Hash{}, from, fmt.Errorf("hash of leaf %d: %w", from.Size, err)
+	}
+	return hash, Save(r), nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
