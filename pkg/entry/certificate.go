@@ -1,0 +1,263 @@
+package entry
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"golang.org/x/crypto/cryptobyte"
+	der "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// The DER contents of the OIDs that are read, not only listed.
+const (
+	oidSAN       = "\x55\x1d\x11"
+	oidIssuer    = arcDER + "\x01"
+	oidOtherName = arcDER + "\x07"
+	oidIssuerV2  = arcDER + "\x08"
+)
+
+// FromCertificate says whom a certificate names. It reads what identifies (SANs,
+// issuer, extensions, serial number, validity) and nothing else, so it also reads
+// certificates that crypto/x509 refuses: for their key, a duplicate
+// extension, a negative serial number, a name that is no valid URI. On an error the
+// Signer has whatever could be read; fingerprint and certificate it always has.
+//
+// The Signer keeps cert.
+func FromCertificate(cert []byte) (Signer, error) {
+	s := Signer{Type: X509, Fingerprint: sha256Hex(cert), Certificate: cert}
+	input := cryptobyte.String(cert)
+	var outer, tbs cryptobyte.String
+	if !input.ReadASN1(&outer, der.SEQUENCE) || !outer.ReadASN1(&tbs, der.SEQUENCE) {
+		return s, fmt.Errorf("certificate %s: not a DER certificate", s.Fingerprint)
+	}
+	var problems problems
+	s.readTBS(tbs, &problems)
+	if !input.Empty() {
+		problems.add(fmt.Sprintf("%d bytes after its end", len(input)))
+	}
+	if len(problems) > 0 {
+		return s, fmt.Errorf("certificate %s: %w", s.Fingerprint, problems)
+	}
+	return s, nil
+}
+
+// problems is what could not be read of a certificate, each said once: a hostile
+// one can have a million.
+type problems []string
+
+func (p *problems) add(problem string) {
+	if !slices.Contains(*p, problem) {
+		*p = append(*p, problem)
+	}
+}
+
+func (p problems) Error() string { return strings.Join(p, "; ") }
+
+// readTBS reads a TBSCertificate, RFC 5280 section 4.1. Only what cannot be
+// skipped ends it early.
+func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
+	var serial, validity, key, skipped cryptobyte.String
+	var tag der.Tag
+	tbs.SkipOptionalASN1(der.Tag(0).ContextSpecific().Constructed()) // version
+	if !tbs.ReadASN1(&serial, der.INTEGER) ||
+		!tbs.ReadAnyASN1Element(&skipped, &tag) || // signature algorithm
+		!tbs.ReadAnyASN1Element(&skipped, &tag) || // issuer's name
+		!tbs.ReadASN1(&validity, der.SEQUENCE) ||
+		!tbs.ReadAnyASN1Element(&skipped, &tag) || // subject's name
+		!tbs.ReadASN1Element(&key, der.SEQUENCE) {
+		p.add("fields before its extensions are malformed")
+		return
+	}
+	if len(serial) > 1 && serial[0] == 0 {
+		serial = serial[1:] // the sign of a positive number
+	}
+	s.SerialNumber = hex.EncodeToString(serial)
+	s.KeyFingerprint = sha256Hex(key)
+
+	var ok bool
+	if s.NotBefore, ok = readTime(&validity); ok {
+		s.NotAfter, ok = readTime(&validity)
+	}
+	if !ok {
+		p.add("validity is malformed")
+	}
+	for !tbs.Empty() {
+		var field cryptobyte.String
+		if !tbs.ReadAnyASN1(&field, &tag) {
+			p.add("fields after its key are malformed")
+			return
+		}
+		if tag == der.Tag(3).ContextSpecific().Constructed() {
+			s.readExtensions(field, p)
+		}
+	}
+}
+
+func readTime(s *cryptobyte.String) (t time.Time, ok bool) {
+	if s.PeekASN1Tag(der.UTCTime) {
+		ok = s.ReadASN1UTCTime(&t)
+	} else {
+		ok = s.ReadASN1GeneralizedTime(&t)
+	}
+	return t.UTC(), ok
+}
+
+// readExtensions lists all extensions and takes subjects and issuer from them.
+func (s *Signer) readExtensions(field cryptobyte.String, p *problems) {
+	var list cryptobyte.String
+	if !field.ReadASN1(&list, der.SEQUENCE) {
+		p.add("extensions are malformed")
+		return
+	}
+	if s.Extensions == nil {
+		s.Extensions = make([]Extension, 0, len(list)/40+1) // a Fulcio extension takes 40 bytes or more
+	}
+	// Values share one copy of the list; each ends where what is still unread begins.
+	all := string(list)
+	var issuerV1, issuerRaw string
+	for !list.Empty() {
+		var ext, oid, value cryptobyte.String
+		if !list.ReadASN1(&ext, der.SEQUENCE) {
+			p.add("extensions are malformed")
+			break
+		}
+		if !ext.ReadASN1(&oid, der.OBJECT_IDENTIFIER) ||
+			!ext.SkipOptionalASN1(der.BOOLEAN) || // critical
+			!ext.ReadASN1(&value, der.OCTET_STRING) {
+			p.add("an extension is malformed")
+			continue
+		}
+		dotted, name, ok := oidText(oid)
+		if !ok {
+			p.add("an extension's OID is malformed")
+			continue
+		}
+		length, decoded := textLength(oid, value)
+		end := len(all) - len(list) - len(ext)
+		text := all[end-length : end]
+		s.Extensions = append(s.Extensions, Extension{OID: dotted, Name: name, Value: text})
+		switch string(oid) {
+		case oidSAN:
+			s.readNames(value, p)
+		case oidIssuer:
+			issuerV1 = first(issuerV1, text)
+		case oidIssuerV2:
+			if decoded {
+				s.Issuer = first(s.Issuer, text)
+			} else {
+				issuerRaw = first(issuerRaw, text)
+			}
+		}
+	}
+	s.Issuer = first(s.Issuer, first(issuerV1, issuerRaw))
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// textLength says how many bytes at the end of an extension's value are its text:
+// the contents if it is one DER string, else all of it. Fulcio's 1.1–1.6 hold the bare
+// text, which could itself look like a DER string.
+func textLength(oid, value cryptobyte.String) (length int, decoded bool) {
+	if n := len(arcDER); len(oid) == n+1 && string(oid[:n]) == arcDER && oid[n] <= 6 {
+		return len(value), true
+	}
+	if len(value) > 0 {
+		switch tag := der.Tag(value[0]); tag {
+		case der.UTF8String, der.PrintableString, der.IA5String, der.T61String, asn1.TagNumericString:
+			var contents cryptobyte.String
+			if rest := value; rest.ReadASN1(&contents, tag) && rest.Empty() {
+				return len(contents), true
+			}
+		}
+	}
+	return len(value), false
+}
+
+// readNames appends the names of a SubjectAltName extension, in order and
+// verbatim; of the OtherNames only Fulcio's user name.
+func (s *Signer) readNames(value cryptobyte.String, p *problems) {
+	var names cryptobyte.String
+	if !value.ReadASN1(&names, der.SEQUENCE) || !value.Empty() {
+		p.add("subject alternative names are malformed")
+	}
+	for !names.Empty() {
+		var name cryptobyte.String
+		var tag der.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			p.add("subject alternative names are malformed")
+			return
+		}
+		switch tag {
+		case der.Tag(1).ContextSpecific(), // email
+			der.Tag(2).ContextSpecific(), // DNS name
+			der.Tag(6).ContextSpecific(): // URI
+			s.Subjects = append(s.Subjects, string(name))
+		case der.Tag(7).ContextSpecific():
+			if len(name) != net.IPv4len && len(name) != net.IPv6len {
+				p.add("an IP address is malformed")
+				continue
+			}
+			s.Subjects = append(s.Subjects, net.IP(name).String())
+		case der.Tag(0).ContextSpecific().Constructed():
+			user, ok := otherName(name)
+			if !ok {
+				p.add("Fulcio's OtherName is malformed")
+			} else if user != "" {
+				s.Subjects = append(s.Subjects, user)
+			}
+		}
+	}
+}
+
+// otherName is the user name in Fulcio's OtherName, "" in another's.
+func otherName(name cryptobyte.String) (user string, ok bool) {
+	var oid, explicit, text cryptobyte.String
+	if !name.ReadASN1(&oid, der.OBJECT_IDENTIFIER) || string(oid) != oidOtherName {
+		return "", true
+	}
+	if !name.ReadASN1(&explicit, der.Tag(0).ContextSpecific().Constructed()) ||
+		!explicit.ReadASN1(&text, der.UTF8String) {
+		return "", false
+	}
+	return string(text), true
+}
+
+// fromKey makes a signer of a bare key's SPKI DER. Its fingerprint is that of the
+// key encoded anew, as rekor's library has it; a key of an algorithm that Go
+// cannot parse is still a signer, by the encoding it came in.
+func fromKey(spki []byte) (Signer, error) {
+	if key, err := x509.ParsePKIXPublicKey(spki); err == nil {
+		if again, err := cryptoutils.MarshalPublicKeyToDER(key); err == nil {
+			spki = again
+		}
+	} else {
+		input := cryptobyte.String(spki)
+		var outer, algorithm, oid, bits cryptobyte.String
+		if !input.ReadASN1(&outer, der.SEQUENCE) || !input.Empty() ||
+			!outer.ReadASN1(&algorithm, der.SEQUENCE) || !algorithm.ReadASN1(&oid, der.OBJECT_IDENTIFIER) ||
+			!outer.ReadASN1(&bits, der.BIT_STRING) || !outer.Empty() {
+			return Signer{}, fmt.Errorf("public key: %w", err)
+		}
+	}
+	return Signer{Type: PKIX, Fingerprint: sha256Hex(spki)}, nil
+}
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	return string(text[:])
+}
