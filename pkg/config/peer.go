@@ -1,0 +1,190 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// peerKeys are rekor-monitor's keys that mean the same here; peerIdle are accepted
+// and have no effect yet.
+var (
+	peerKeys = []string{"monitoredValues", "startIndex", "endIndex", "caRootsFile", "caIntermediatesFile"}
+	peerIdle = []string{
+		"outputIdentities", "outputIdentitiesFormat", "logInfoFile", "identityMetadataFile", "serverURL", "interval",
+		"githubIssue", "gitHubIssue", "emailNotificationSMTP", "emailNotificationMailgun", "emailNotificationSendGrid",
+		"trustedCAs", "ctShards",
+	}
+)
+
+// idle warns of rekor-monitor's keys that are set and do nothing.
+func (d *document) idle(top map[string]node) {
+	for _, name := range peerIdle {
+		n := top[name]
+		if n.none() {
+			continue
+		}
+		text := "rekor-monitor's key is accepted and has no effect yet"
+		switch {
+		case strings.HasPrefix(name, "emailNotification"), strings.EqualFold(name, "githubIssue"):
+			text += "; say where alerts go under alerts"
+		case name == "trustedCAs":
+			text += "; use caRootsFile"
+		}
+		if n.holdsSecret() {
+			text += "; it holds a secret that is not used: remove it, " + secretRemedy
+		}
+		n.warn("%s", text)
+	}
+}
+
+func (n node) holdsSecret() bool {
+	if _, scalar := n.scalar(); scalar || n.isList() {
+		return false
+	}
+	return slices.ContainsFunc(n.entries(), func(e field) bool { return looksSecret(e.name) && !e.none() })
+}
+
+const secretRemedy = "put it in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
+
+func looksSecret(key string) bool {
+	key = strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(key))
+	return key == "username" || slices.ContainsFunc([]string{"apikey", "password", "passwd", "secret", "token", "credential"},
+		func(word string) bool { return strings.Contains(key, word) })
+}
+
+// scan reads startIndex and endIndex; nil if there is neither.
+func (d *document) scan(from, to node) *Scan {
+	if from.none() && to.none() {
+		return nil
+	}
+	const want = "a whole number, 0 or more"
+	var s Scan
+	if !from.none() {
+		s.Start, _ = from.index(want)
+	}
+	if !to.none() {
+		last, ok := to.index(want)
+		if ok && last < s.Start {
+			to.fail("endIndex %d is before startIndex %d", last, s.Start)
+		}
+		s.End = min(last, math.MaxInt64-1) + 1
+	}
+	return &s
+}
+
+// monitoredValues turns rekor-monitor's values into rules, one each, that mean
+// what they mean there: regular expressions are unanchored; subjects are those of
+// any signer, although documented as those of keys; fingerprints and extension
+// values are compared.
+func (d *document) monitoredValues(s *specs, n node) {
+	f := n.fields("certIdentities", "subjects", "fingerprints", "oidMatchers")
+	for _, item := range f["certIdentities"].list() {
+		d.certIdentity(s, item)
+	}
+	for _, item := range f["subjects"].list() {
+		if text := item.required("the subject is empty"); text != "" {
+			s.add(item, "subject "+text, watch.Rule{Clause: watch.Clause{Subject: search(text)}}, map[string]node{"subject[0]": item})
+		}
+	}
+	for _, item := range f["fingerprints"].list() {
+		if text := item.required("the fingerprint is empty"); text != "" {
+			s.add(item, "fingerprint "+text, watch.Rule{Clause: watch.Clause{Fingerprint: exact(text)}}, map[string]node{"fingerprint[0]": item})
+		}
+	}
+	d.oidMatchers(s, f["oidMatchers"])
+}
+
+func search(text string) watch.AnyOf { return watch.AnyOf{{How: watch.Search, Text: text}} }
+func exact(text string) watch.AnyOf  { return watch.AnyOf{{How: watch.Exact, Text: text}} }
+
+// add appends a rule unless there is the same one already; a value listed twice
+// would only be found twice.
+func (s *specs) add(n node, name string, r watch.Rule, at map[string]node) {
+	if slices.ContainsFunc(s.rules, func(other watch.Rule) bool { return other.Compat && other.Name == name }) {
+		return
+	}
+	r.Name, r.Compat = name, true
+	i := len(s.rules)
+	s.place(i, "", n)
+	for field, where := range at {
+		s.place(i, field, where)
+	}
+	s.rules = append(s.rules, r)
+}
+
+func (d *document) certIdentity(s *specs, n node) {
+	f := n.fields("certSubject", "issuers")
+	subject := f["certSubject"].required("the subject is empty")
+	r := watch.Rule{Signer: watch.Certificates}
+	at := map[string]node{"subject[0]": f["certSubject"]}
+	var issuers []string
+	for i, item := range f["issuers"].list() {
+		text := item.required("the issuer is empty; without issuers any will do")
+		issuers = append(issuers, text)
+		r.Issuer = append(r.Issuer, watch.Pattern{How: watch.Search, Text: text})
+		at[fmt.Sprintf("issuer[%d]", i)] = item
+	}
+	if subject == "" || slices.Contains(issuers, "") {
+		return
+	}
+	r.Subject = search(subject)
+	name := "certSubject " + subject
+	if len(issuers) > 0 {
+		name += " of " + strings.Join(issuers, " or ")
+	}
+	s.add(n, name, r, at)
+}
+
+func (d *document) oidMatchers(s *specs, n node) {
+	f := n.fields("oidExtensions", "fulcioExtensions", "customExtensions")
+	for _, item := range slices.Concat(f["oidExtensions"].list(), f["customExtensions"].list()) {
+		e := item.fields("objectIdentifier", "extensionValues")
+		oid := e["objectIdentifier"].oid()
+		if oid == "" {
+			continue
+		}
+		d.extension(s, e["objectIdentifier"], oid, e["extensionValues"])
+	}
+	for _, e := range f["fulcioExtensions"].entries() {
+		d.extension(s, e.node, e.name, e.node)
+	}
+}
+
+// oid is dotted, or a list of integers.
+func (n node) oid() string {
+	if !n.isList() {
+		return n.required("give an OID, such as 1.3.6.1.4.1.57264.1.9 or [1, 3, 6, 1, 4, 1, 57264, 1, 9]")
+	}
+	var arcs []string
+	for _, item := range n.list() {
+		arcs = append(arcs, item.text())
+	}
+	if len(arcs) == 0 {
+		n.fail("the OID is empty")
+	}
+	return strings.Join(arcs, ".")
+}
+
+func (d *document) extension(s *specs, at node, name string, values node) {
+	r := watch.Rule{Signer: watch.Certificates}
+	e := watch.ExtensionPattern{Name: name}
+	var texts []string
+	for _, item := range values.list() {
+		text := item.required("the value is empty")
+		if text == "" {
+			return
+		}
+		texts = append(texts, text)
+		e.Value = append(e.Value, watch.Pattern{How: watch.Exact, Text: text})
+	}
+	if len(texts) == 0 {
+		values.fail("no values to match; list them")
+		return
+	}
+	r.Extensions = []watch.ExtensionPattern{e}
+	s.add(at, fmt.Sprintf("extension %s %s", name, strings.Join(texts, " or ")), r, map[string]node{"extensions[0]": at})
+}

@@ -1,0 +1,483 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// maxFile is the size limit of a configuration.
+const maxFile = 1 << 20
+
+// Problem is one thing that is wrong with a configuration, and what to do.
+type Problem struct {
+	File string
+	Line int    // from 1; 0 if it concerns no one line
+	Key  string // where in the document: "logs[0].url"
+	Text string
+}
+
+func (p Problem) String() string {
+	s := p.File + ":"
+	if p.Line > 0 {
+		s += fmt.Sprintf("%d:", p.Line)
+	}
+	if p.Key != "" {
+		s += " " + p.Key + ":"
+	}
+	return s + " " + p.Text
+}
+
+// Error is all that is wrong with a configuration.
+type Error struct{ Problems []Problem }
+
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// document is a configuration on its way from YAML; it collects what is wrong
+// with it instead of stopping at the first.
+type document struct {
+	file     string // as shown in messages
+	dir      string // that relative paths are relative to
+	anchors  map[string]ast.Node
+	aliases  []*ast.AliasNode
+	native   bool // unknown keys are errors
+	problems []Problem
+	warnings []string
+	merged   int // mapping entries taken over by <<
+}
+
+func (d *document) where(line int) string { return fmt.Sprintf("%s:%d", d.file, line) }
+
+func (d *document) fail(line int, key, format string, args ...any) {
+	p := Problem{d.file, line, key, fmt.Sprintf(format, args...)}
+	if !slices.Contains(d.problems, p) { // a value may be looked at twice
+		d.problems = append(d.problems, p)
+	}
+}
+
+func (d *document) warn(line int, key, format string, args ...any) {
+	w := Problem{d.file, line, key, fmt.Sprintf(format, args...)}.String()
+	if !slices.Contains(d.warnings, w) {
+		d.warnings = append(d.warnings, w)
+	}
+}
+
+// node is a value and where it stands.
+type node struct {
+	doc  *document
+	raw  ast.Node
+	key  string // the path to it
+	line int
+}
+
+func (n node) fail(format string, args ...any) { n.doc.fail(n.line, n.key, format, args...) }
+func (n node) warn(format string, args ...any) { n.doc.warn(n.line, n.key, format, args...) }
+
+// parse reads the first document of a file and returns its root.
+func (d *document) parse(data []byte) (root node, ok bool) {
+	if len(data) > maxFile {
+		d.fail(0, "", "the configuration is larger than %d bytes", maxFile)
+		return node{}, false
+	}
+	file, err := parseYAML(data)
+	if err != nil {
+		var at yaml.Error
+		if errors.As(err, &at) && at.GetToken() != nil && at.GetToken().Position != nil {
+			d.fail(at.GetToken().Position.Line, "", "not valid YAML: %s", at.GetMessage())
+		} else {
+			d.fail(0, "", "not valid YAML: %v", err)
+		}
+		return node{}, false
+	}
+	var bodies []ast.Node
+	for _, doc := range file.Docs {
+		if doc != nil && doc.Body != nil && doc.Body.Type() != ast.NullType {
+			bodies = append(bodies, doc.Body)
+		}
+	}
+	switch len(bodies) {
+	case 1:
+	case 0:
+		d.fail(0, "", "the configuration is empty")
+		return node{}, false
+	default:
+		d.fail(0, "", "%d YAML documents; a configuration is one", len(bodies))
+		return node{}, false
+	}
+	ast.Walk(d, bodies[0])
+	for _, a := range d.aliases {
+		if name := a.Value.GetToken().Value; d.anchors[name] == nil {
+			d.fail(a.Value.GetToken().Position.Line, "", "*%s has no anchor &%s before it", name, name)
+		}
+	}
+	return node{doc: d, raw: bodies[0], line: 1}, len(d.problems) == 0
+}
+
+// parseYAML turns a panic of the parser into an error: what it is given may be
+// anything.
+func parseYAML(data []byte) (file *ast.File, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the parser gave up: %v", p)
+		}
+	}()
+	return parser.ParseBytes(data, 0)
+}
+
+// Visit collects anchors, so that aliases may be used, and the aliases.
+func (d *document) Visit(n ast.Node) ast.Visitor {
+	switch a := n.(type) {
+	case *ast.AnchorNode:
+		if named(a.Name) {
+			d.anchors[a.Name.GetToken().Value] = a.Value
+		}
+	case *ast.AliasNode:
+		if named(a.Value) {
+			d.aliases = append(d.aliases, a)
+		}
+	}
+	return d
+}
+
+func named(n ast.Node) bool {
+	return n != nil && n.GetToken() != nil && n.GetToken().Position != nil
+}
+
+// maxIndirect bounds aliases of aliases, which may be circular.
+const maxIndirect = 8
+
+// value is the node behind anchors, aliases and tags; nil for null.
+func (n node) value() ast.Node {
+	v := n.raw
+	for range maxIndirect {
+		switch t := v.(type) {
+		case *ast.AnchorNode:
+			v = t.Value
+		case *ast.TagNode:
+			v = t.Value
+		case *ast.AliasNode:
+			if t.Value == nil || t.Value.GetToken() == nil {
+				return nil
+			}
+			v = n.doc.anchors[t.Value.GetToken().Value]
+		case nil, *ast.NullNode:
+			return nil
+		default:
+			return v
+		}
+	}
+	return nil
+}
+
+// none reports whether there is no value: the key is missing or says nothing.
+func (n node) none() bool { return n.value() == nil }
+
+// field is one key of a mapping.
+type field struct {
+	name string
+	node
+}
+
+// entries are a mapping's keys in order; anything but a mapping is a problem.
+func (n node) entries() []field {
+	v := n.value()
+	if v == nil {
+		return nil
+	}
+	var values []*ast.MappingValueNode
+	switch t := v.(type) {
+	case *ast.MappingNode:
+		values = t.Values
+	case *ast.MappingValueNode:
+		values = []*ast.MappingValueNode{t}
+	default:
+		n.fail("want keys with values (key: value), not %s", kind(v))
+		return nil
+	}
+	var all, merged []field // a key's own value goes before a merged one
+	for _, kv := range values {
+		if kv == nil || kv.Key == nil || kv.Key.GetToken() == nil {
+			continue
+		}
+		if kv.Key.IsMergeKey() {
+			merged = append(merged, n.merge(kv)...)
+			continue
+		}
+		tok := kv.Key.GetToken()
+		child := node{doc: n.doc, raw: kv.Value, key: tok.Value, line: n.line}
+		if n.key != "" {
+			child.key = n.key + "." + tok.Value
+		}
+		if tok.Position != nil {
+			child.line = tok.Position.Line
+		}
+		all = append(all, field{tok.Value, child})
+	}
+	return append(all, merged...)
+}
+
+// maxMerged bounds what << may take over: merges of merges grow exponentially.
+const maxMerged = 1000
+
+func (n node) merge(kv *ast.MappingValueNode) []field {
+	from := node{doc: n.doc, raw: kv.Value, key: n.key, line: n.line}
+	sources := []node{from}
+	if _, list := from.value().(*ast.SequenceNode); list {
+		sources = from.list()
+	}
+	var all []field
+	for _, source := range sources {
+		if n.doc.merged++; n.doc.merged > maxMerged {
+			n.fail("more than %d merged keys; write them out", maxMerged)
+			return nil
+		}
+		source.key = n.key
+		for _, e := range source.entries() {
+			n.doc.merged++
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// fields are a mapping's values by key. A key that is not among known is an error
+// in a native file, a warning otherwise.
+func (n node) fields(known ...string) map[string]node {
+	found := map[string]node{}
+	for _, e := range n.entries() {
+		if !slices.Contains(known, e.name) {
+			n.doc.unknown(e, known)
+			continue
+		}
+		if _, own := found[e.name]; !own {
+			found[e.name] = e.node
+		}
+	}
+	for _, name := range known {
+		if _, ok := found[name]; !ok {
+			key := name
+			if n.key != "" {
+				key = n.key + "." + name
+			}
+			found[name] = node{doc: n.doc, key: key, line: n.line}
+		}
+	}
+	return found
+}
+
+func (d *document) unknown(e field, known []string) {
+	if looksSecret(e.name) {
+		e.fail("secrets do not belong in the configuration; %s", secretRemedy)
+		return
+	}
+	text := "unknown key"
+	if near := nearest(e.name, known); near != "" {
+		text += fmt.Sprintf("; did you mean %q?", near)
+	} else {
+		text += "; known here: " + strings.Join(known, ", ")
+	}
+	if d.native {
+		e.fail("%s", text)
+	} else {
+		e.warn("%s It is ignored", strings.TrimSuffix(text, "?")+".")
+	}
+}
+
+// list is a sequence's items; anything else is a problem.
+func (n node) list() []node {
+	v := n.value()
+	if v == nil {
+		return nil
+	}
+	seq, ok := v.(*ast.SequenceNode)
+	if !ok {
+		n.fail("want a list, not %s", kind(v))
+		return nil
+	}
+	var items []node
+	for i, raw := range seq.Values {
+		item := node{doc: n.doc, raw: raw, key: fmt.Sprintf("%s[%d]", n.key, i), line: n.line}
+		if raw != nil && raw.GetToken() != nil && raw.GetToken().Position != nil {
+			item.line = raw.GetToken().Position.Line
+		}
+		items = append(items, item)
+	}
+	return items
+}
+
+func (n node) isList() bool {
+	_, ok := n.value().(*ast.SequenceNode)
+	return ok
+}
+
+// scalar is the text of a scalar, and no problem if it is none.
+func (n node) scalar() (string, bool) {
+	switch n.value().(type) {
+	case *ast.LiteralNode, ast.ScalarNode:
+		return n.text(), true
+	}
+	return "", false
+}
+
+// listOrOne is list for keys that may also hold a single item.
+func (n node) listOrOne() []node {
+	switch {
+	case n.none():
+		return nil
+	case n.isList():
+		return n.list()
+	}
+	return []node{n}
+}
+
+// text is a scalar as it is written, "" if there is none; YAML's idea of its type
+// does not matter.
+func (n node) text() string {
+	switch v := n.value().(type) {
+	case nil:
+		return ""
+	case *ast.LiteralNode:
+		if v.Value == nil {
+			return ""
+		}
+		return v.Value.Value
+	case *ast.StringNode:
+		return v.Value
+	case ast.ScalarNode:
+		if v.GetToken() != nil {
+			return v.GetToken().Value
+		}
+		return ""
+	default:
+		n.fail("want a text, not %s", kind(v))
+		return ""
+	}
+}
+
+// required is text that must not be empty.
+func (n node) required(remedy string) string {
+	before := len(n.doc.problems)
+	text := n.text()
+	if text == "" && len(n.doc.problems) == before {
+		n.fail("missing; %s", remedy)
+	}
+	return text
+}
+
+func (n node) boolean() bool {
+	switch v := n.value().(type) {
+	case nil:
+		return false
+	case *ast.BoolNode:
+		return v.Value
+	default:
+		n.fail("want true or false, not %s", kind(v))
+		return false
+	}
+}
+
+// index is a leaf index; want says what else may stand there.
+func (n node) index(want string) (i uint64, ok bool) {
+	text := n.text()
+	i, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, 64)
+	if err != nil || i >= math.MaxInt64 {
+		n.fail("%q is not an index; write %s", text, want)
+		return 0, false
+	}
+	return i, true
+}
+
+// duration is a length of time, or def if there is none.
+func (n node) duration(def time.Duration) time.Duration {
+	if n.none() {
+		return def
+	}
+	text := n.text()
+	t, err := time.ParseDuration(text)
+	if err != nil || t < 0 {
+		n.fail("%q is not a length of time; write it like 90m or 24h", text)
+		return def
+	}
+	return t
+}
+
+// choice is one of a few words, the first if there is none.
+func (n node) choice(words ...string) string {
+	if n.none() {
+		return words[0]
+	}
+	text := n.text()
+	if !slices.Contains(words, text) {
+		n.fail("%q is not one of %s", text, strings.Join(words, ", "))
+		return words[0]
+	}
+	return text
+}
+
+func kind(v ast.Node) string {
+	switch v.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "keys with values"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.BoolNode:
+		return "true or false"
+	case *ast.IntegerNode, *ast.FloatNode:
+		return "a number"
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	}
+	return "this"
+}
+
+// nearest is the known key that a mistyped one is likely to mean, or "".
+func nearest(key string, known []string) string {
+	plain := func(s string) string {
+		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
+	}
+	best, least := "", 1+len(key)/3
+	for _, k := range known {
+		if d := distance(plain(key), plain(k)); d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, delete or replace to make b of a.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return math.MaxInt
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

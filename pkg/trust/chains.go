@@ -1,0 +1,160 @@
+package trust
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	pbtrust "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+)
+
+// Chains are the certificate authorities whose certificates are trusted. The zero
+// value knows none. They do not change, and may be used concurrently.
+type Chains struct{ authorities []authority }
+
+// authority is one CA: roots and intermediates that are trusted for a time.
+type authority struct {
+	uri                  string
+	roots, intermediates *x509.CertPool
+	start, end           time.Time // zero: not limited
+}
+
+// Len is the number of authorities.
+func (c *Chains) Len() int {
+	if c == nil {
+		return 0
+	}
+	return len(c.authorities)
+}
+
+func (c *Chains) add(raw json.RawMessage) error {
+	var pb pbtrust.CertificateAuthority
+	if err := lenient.Unmarshal(raw, &pb); err != nil {
+		return err
+	}
+	certs := pb.GetCertChain().GetCertificates()
+	if len(certs) == 0 {
+		return errors.New("no certificates")
+	}
+	a := authority{uri: pb.GetUri(), roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
+	for i, pbCert := range certs {
+		cert, err := x509.ParseCertificate(pbCert.GetRawBytes())
+		if err != nil {
+			return fmt.Errorf("certificate %d: %w", i, err)
+		}
+		if i == len(certs)-1 { // the chain ends with its root
+			a.roots.AddCert(cert)
+		} else {
+			a.intermediates.AddCert(cert)
+		}
+	}
+	if v := pb.GetValidFor(); v != nil {
+		if v.GetStart() != nil {
+			a.start = v.GetStart().AsTime()
+		}
+		if v.GetEnd() != nil {
+			a.end = v.GetEnd().AsTime()
+		}
+	}
+	c.authorities = append(c.authorities, a)
+	return nil
+}
+
+// ReadChains reads CA certificates from PEM files; intermediates may be "".
+func ReadChains(roots, intermediates string) (*Chains, error) {
+	a := authority{uri: roots, intermediates: x509.NewCertPool()}
+	var err error
+	if a.roots, err = readPool(roots); err != nil {
+		return nil, err
+	}
+	if intermediates != "" {
+		if a.intermediates, err = readPool(intermediates); err != nil {
+			return nil, err
+		}
+	}
+	return &Chains{authorities: []authority{a}}, nil
+}
+
+func readPool(path string) (*x509.CertPool, error) {
+	data, err := ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("CA certificates: %w", err)
+	}
+	// The library stops at the first thing that is not PEM, trailing space included.
+	certs, err := cryptoutils.UnmarshalCertificatesFromPEM(bytes.TrimSpace(data))
+	if err != nil {
+		return nil, fmt.Errorf("CA certificates in %s: %w", path, err)
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("CA certificates in %s: no PEM block of type CERTIFICATE", path)
+	}
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool, nil
+}
+
+// maxServed is how many certificates served beside a leaf certificate are
+// considered; an entry may carry any number, and each costs work.
+const maxServed = 8
+
+// subjectAltName is the extension that Fulcio marks critical and fills with an
+// OtherName, which crypto/x509 does not handle.
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// Check reports whether the certificate der chains to an authority that was valid
+// at the certificate's NotBefore, with all of the chain valid then, for code
+// signing. chain are certificates served with it: they may link, never anchor.
+// known is false if there are no authorities to check against; err says why a
+// certificate is not trusted. Any bytes may be given.
+func (c *Chains) Check(der []byte, chain [][]byte) (trusted, known bool, err error) {
+	if c.Len() == 0 {
+		return false, false, nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return false, true, fmt.Errorf("not a certificate: %w", err)
+	}
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, subjectAltName.Equal)
+
+	var errs []error
+	for _, a := range c.authorities {
+		if err := a.check(cert, chain); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		return true, true, nil
+	}
+	return false, true, errors.Join(errs...)
+}
+
+func (a authority) check(cert *x509.Certificate, chain [][]byte) error {
+	at := cert.NotBefore
+	if !a.start.IsZero() && at.Before(a.start) || !a.end.IsZero() && at.After(a.end) {
+		return fmt.Errorf("authority %s was not valid on %s", a.uri, at.UTC().Format(time.RFC3339))
+	}
+	intermediates := a.intermediates
+	if len(chain) > 0 {
+		intermediates = intermediates.Clone()
+		for _, served := range chain[:min(len(chain), maxServed)] {
+			if link, err := x509.ParseCertificate(served); err == nil {
+				intermediates.AddCert(link)
+			}
+		}
+	}
+	_, err := cert.Verify(x509.VerifyOptions{
+		Roots: a.roots, Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	})
+	if err != nil {
+		return fmt.Errorf("authority %s: %w", a.uri, err)
+	}
+	return nil
+}
