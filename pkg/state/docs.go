@@ -1,0 +1,223 @@
+package state
+
+import (
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/tlog"
+)
+
+// Format is the format this release writes; MinReader the oldest release's
+// format that can still read what it writes. A document whose stored min_reader
+// is above Format is refused; fields it does not know are kept.
+const (
+	Format    = 1
+	MinReader = 1
+)
+
+// Header begins every mutable document.
+type Header struct {
+	Format    int `json:"format"`
+	MinReader int `json:"min_reader"`
+	// Writer is the run ID and commit number of the last write. After a failed
+	// write it is read back to learn whether the write took effect.
+	Writer string    `json:"writer"`
+	Saved  time.Time `json:"saved"`
+
+	// generation is the version that was loaded or saved last; "" if none was.
+	generation Generation
+}
+
+// Run is run.json: what is known about the monitor as a whole.
+type Run struct {
+	Header
+	FirstRun time.Time `json:"first_run"`
+	// Services and Logs are what has been watched so far. A log listed here whose
+	// own state is gone is lost state, an error until a decision.
+	Services []string           `json:"services"`
+	Logs     map[tlog.ID]string `json:"logs"` // ID to URL of its service
+	Lease    *Lease             `json:"lease,omitempty"`
+	// Last is the result of the last run, as --json prints it. Any value can be
+	// saved; loaded it is a json.RawMessage.
+	Last       any                  `json:"last_result,omitempty"`
+	LastRun    time.Time            `json:"last_run"`
+	LastGood   time.Time            `json:"last_good_run"`
+	Conditions map[string]Condition `json:"conditions,omitempty"`
+	Outbox     []Pending            `json:"outbox,omitempty"`
+	Applied    []string             `json:"applied_decisions,omitempty"`
+
+	kept
+}
+
+// Lease keeps a second run from starting work. Safety does not depend on it.
+type Lease struct {
+	Run     string    `json:"run"`
+	Expires time.Time `json:"expires"`
+
+	kept
+}
+
+// Condition is a health condition: opened, reminded daily, closed.
+type Condition struct {
+	Text  string    `json:"text"`
+	Since time.Time `json:"since"`
+	Last  time.Time `json:"last"`
+	Count int       `json:"count"` // runs that saw it
+	Said  time.Time `json:"said"`  // when it was last alerted; zero while it has not lasted long enough
+	// CloseAfter keeps it open until then, seen or not.
+	CloseAfter time.Time `json:"close_after,omitzero"`
+
+	kept
+}
+
+// Pending is an alert in an outbox: until every one of its sinks has acknowledged
+// it, it stays.
+type Pending struct {
+	Alert string    `json:"alert"` // its ID; the payload is alerts/<id>.json
+	Class string    `json:"class"`
+	Since time.Time `json:"since"`
+	Sinks []string  `json:"sinks"`           // names of those that have not acknowledged yet
+	Taken bool      `json:"taken,omitempty"` // a sink has acknowledged it
+	// Errors is each sink's last refusal.
+	Errors map[string]string `json:"errors,omitempty"`
+
+	kept
+}
+
+// Log is state/<log>.json: what is proven about one log. The write of this
+// document is the commit of a slice.
+type Log struct {
+	Header
+	ID      tlog.ID   `json:"id"`
+	Type    tlog.Type `json:"type"`
+	Origin  string    `json:"origin"`
+	Service string    `json:"service"` // URL
+	// Checkpoint is the newest checkpoint that the history is proven up to, as the
+	// raw signed note.
+	Checkpoint string `json:"checkpoint"`
+	// CheckpointGrew is when the proven size last changed.
+	CheckpointGrew time.Time `json:"checkpoint_grew"`
+	// Scanned is the compact range of the leaves read, recomputed and proven
+	// against Checkpoint; nil under consistency coverage.
+	Scanned *tlog.Frontier `json:"scanned,omitempty"`
+	// Start is the index that reading began at.
+	Start uint64 `json:"start"`
+	Gaps  []Gap  `json:"gaps,omitempty"`
+	Holes []Hole `json:"holes,omitempty"`
+	// Stuck is the leaf that scanning cannot pass now.
+	Stuck *Stuck `json:"stuck,omitempty"`
+	// Rollback is the first run's moment at which an older checkpoint could no
+	// longer be proven a prefix.
+	Rollback *time.Time `json:"rollback_since,omitempty"`
+	// Unproven is how far leaves were scanned, marked unproven, while an incident
+	// keeps Scanned where it is.
+	Unproven *Unproven `json:"unproven,omitempty"`
+	// Findings is the newest findings object; its header names the one before.
+	Findings string `json:"findings,omitempty"`
+	// Counts over the log's life.
+	Entries  uint64 `json:"entries"`
+	Found    uint64 `json:"found"`
+	Unparsed uint64 `json:"unparsed"`
+	// Rules says from which index which rules hold, newest last.
+	Rules     []RulesFrom `json:"rules,omitempty"`
+	Outbox    []Pending   `json:"outbox,omitempty"`
+	Incidents []Incident  `json:"incidents,omitempty"`
+	// Notices are to be said once: they go into the next health alert.
+	Notices []string   `json:"notices,omitempty"`
+	Retired *time.Time `json:"retired,omitempty"` // read to its end and said so
+	Dark    *time.Time `json:"dark,omitempty"`    // retired, gone, and said so
+	// ArchiveFloor is the largest size archived of a history that a decision gave
+	// up: archived checkpoints up to it contradict nothing.
+	ArchiveFloor uint64   `json:"archive_floor,omitempty"`
+	Applied      []string `json:"applied_decisions,omitempty"`
+
+	kept
+}
+
+// Gap is a range that was never read, and why.
+type Gap struct {
+	From     uint64    `json:"from"`
+	To       uint64    `json:"to"`
+	Reason   string    `json:"reason"`
+	Decision string    `json:"decision,omitempty"`
+	At       time.Time `json:"at"`
+
+	kept
+}
+
+// Hole is a leaf that cannot be had; its hash is proven, its bytes are not here.
+type Hole struct {
+	Index  uint64    `json:"index"`
+	Hash   tlog.Hash `json:"hash"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
+
+	kept
+}
+
+// Stuck is a range of leaves that cannot be had yet.
+type Stuck struct {
+	Index uint64    `json:"index"`
+	End   uint64    `json:"end"`
+	Since time.Time `json:"since"`
+	Error string    `json:"error"`
+
+	kept
+}
+
+// Unproven is a scan outside the trusted history.
+type Unproven struct {
+	Note    string `json:"checkpoint"` // the signed note it reads under
+	Scanned uint64 `json:"scanned"`
+
+	kept
+}
+
+// RulesFrom says that rules with this hash hold from From on.
+type RulesFrom struct {
+	Hash string    `json:"hash"`
+	From uint64    `json:"from"`
+	At   time.Time `json:"at"`
+
+	kept
+}
+
+// Incident is tampering as the state lists it; the evidence is in
+// incidents/<log>/<id>.json.
+type Incident struct {
+	ID     string     `json:"id"`
+	Kind   string     `json:"kind"`
+	Proof  bool       `json:"proof"` // else suspicion
+	Text   string     `json:"text"`
+	Opened time.Time  `json:"opened"`
+	Last   time.Time  `json:"last"`
+	Ended  *time.Time `json:"ended,omitempty"`  // a suspicion that is no longer seen
+	Closed string     `json:"closed,omitempty"` // by which decision
+	// Evidence names what was put by PutIncident, oldest first.
+	Evidence []string `json:"evidence,omitempty"`
+
+	kept
+}
+
+// DecisionKind is what an operator decided.
+type DecisionKind string
+
+// The decisions that `whosigned accept` writes.
+const (
+	TakeBaseline  DecisionKind = "baseline"
+	SkipTo        DecisionKind = "skip-to"
+	AcceptKey     DecisionKind = "key"
+	CloseIncident DecisionKind = "incident"
+)
+
+// Decision is decisions/<id>.json: what an operator told us, applied once.
+type Decision struct {
+	ID       string       `json:"id"`
+	Log      tlog.ID      `json:"log"`
+	Kind     DecisionKind `json:"kind"`
+	SkipTo   uint64       `json:"skip_to,omitempty"`
+	Key      string       `json:"key,omitempty"` // PEM
+	Incident string       `json:"incident,omitempty"`
+	Reason   string       `json:"reason"`
+	By       string       `json:"by"`
+	At       time.Time    `json:"at"`
+}
