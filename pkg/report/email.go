@@ -1,0 +1,334 @@
+package report
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// Message is an alert, or a digest of many, as it is sent.
+type Message struct {
+	ID      string    // of the alert; of a digest, a hash over those of its alerts
+	Class   Class     // of a digest, the gravest
+	Created time.Time // of a digest, the newest
+	Subject string
+	Text    string
+	HTML    string
+}
+
+// What one message shows at most. The rest is counted and pointed at.
+const (
+	maxFindings  = 50
+	maxBytes     = 256 << 10 // of text, after which no finding and no alert is begun
+	maxAlerts    = 100       // of a digest
+	maxIncidents = 10        // told in full
+	maxItems     = 50        // of a list: notes, health conditions, extensions
+	maxSame      = 10        // subjects, digests, times of a finding
+	maxNotes     = 4         // of an incident
+	maxLines     = 40        // of a signed note
+)
+
+// Email makes a message of one alert, or a digest of many, the gravest first. The
+// alerts must be sealed.
+func Email(alerts []Alert) Message {
+	sorted := slices.Clone(alerts)
+	slices.SortStableFunc(sorted, func(a, b Alert) int {
+		return cmp.Or(cmp.Compare(a.Class.rank(), b.Class.rank()), a.Created.Compare(b.Created))
+	})
+	d := document{subject: subject(sorted), findings: maxFindings, bytes: maxBytes, incidents: maxIncidents}
+	m := Message{ID: messageID(sorted), Subject: d.subject, Class: ClassHealth}
+	if len(sorted) > 0 {
+		m.Class = sorted[0].Class
+	}
+	share := 0 // alerts that share the room for findings
+	for _, a := range sorted {
+		if a.Created.After(m.Created) {
+			m.Created = a.Created
+		}
+		share += min(1, len(a.Findings))
+	}
+	d.share = max(1, maxFindings/max(1, share))
+	if len(sorted) != 1 {
+		d.overview(m.Class, sorted)
+	}
+	for i := range sorted {
+		if i == maxAlerts || d.bytes <= 0 {
+			d.title(sorted[i].Class, "And "+count(len(sorted)-i, "more alert", "more alerts"))
+			d.para("No room for them here: " + byClass(sorted[i:]) + ". Each is in alerts/ where the state is kept, under its ID, and in findings/ and incidents/ beside it.")
+			break
+		}
+		d.alert(&sorted[i])
+	}
+	m.Text, m.HTML = d.text(), d.html()
+	return m
+}
+
+// overview heads a digest: what is in it, so that no alert hides behind a bulky one.
+func (d *document) overview(class Class, sorted []Alert) {
+	d.title(class, d.subject)
+	d.para(fmt.Sprintf("This digest holds %s: %s.", count(len(sorted), "alert", "alerts"), byClass(sorted)))
+	var titles []string
+	for i := range limit(sorted, maxAlerts) {
+		titles = append(titles, sorted[i].Title())
+	}
+	d.add(block{Kind: "list", Items: titles})
+	if n := len(sorted) - maxAlerts; n > 0 {
+		d.para("And " + count(n, "more", "more") + ".")
+	}
+}
+
+// messageID is the alert's ID, or a hash over those of a digest's alerts.
+func messageID(alerts []Alert) string {
+	if len(alerts) == 1 {
+		return alerts[0].ID
+	}
+	ids := make([]string, len(alerts))
+	for i, a := range alerts {
+		ids[i] = a.ID
+	}
+	slices.Sort(ids)
+	sum := sha256.Sum256([]byte(strings.Join(ids, "\n")))
+	return hex.EncodeToString(sum[:16])
+}
+
+func subject(sorted []Alert) string {
+	switch {
+	case len(sorted) == 0:
+		return "whosigned: no alerts"
+	case len(sorted) == 1:
+		return sorted[0].Title()
+	case sorted[0].Class == ClassTamper:
+		more := fmt.Sprintf(" (and %s)", count(len(sorted)-1, "more alert", "more alerts"))
+		return safe(sorted[0].Title(), maxSubject-len(more)) + more
+	default:
+		return safe(fmt.Sprintf("whosigned: %d alerts (%s), first: %s", len(sorted), byClass(sorted), sorted[0].Title()), maxSubject)
+	}
+}
+
+// byClass counts alerts: "1 tamper, 50 identity".
+func byClass(alerts []Alert) string {
+	n := map[Class]int{}
+	for _, a := range alerts {
+		n[a.Class]++
+	}
+	var parts []string
+	for _, c := range Classes() {
+		if n[c] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[c], c))
+		}
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
+}
+
+// alert adds everything a responder needs of one alert.
+func (d *document) alert(a *Alert) {
+	d.title(a.Class, a.Title())
+	if a.Incident != nil {
+		d.incident(a)
+	}
+	if a.total() > 0 || a.Expected > 0 {
+		d.found(a)
+	}
+	d.health(a.Health)
+	d.list("Notes", a.Notes)
+
+	d.heading("This alert")
+	about := []field{{Name: "Alert ID", Value: a.ID}, {Name: "Class", Value: string(a.Class)}, {Name: "Made", Value: stamp(a.Created)}}
+	if a.Run != "" {
+		about = append(about, field{Name: "Run", Value: a.Run})
+	}
+	if a.Log != "" {
+		about = append(about, field{Name: "Log", Value: a.Origin}, field{Name: "Log ID", Value: string(a.Log)}, field{Name: "Log type", Value: string(a.LogType)})
+	}
+	if a.To > 0 {
+		about = append(about, field{Name: "Leaves", Value: fmt.Sprintf("%d up to, not including, %d", a.From, a.To)})
+	}
+	d.fields(about)
+}
+
+// incident tells what was served, what that shows, and what to do next.
+func (d *document) incident(a *Alert) {
+	in := a.Incident
+	d.para(in.Text)
+	if d.incidents--; d.incidents < 0 {
+		d.fields([]field{{Name: "Evidence", Value: in.Evidence}, {Name: "Incident", Value: in.ID}})
+		return
+	}
+	d.heading("What this shows")
+	if in.Proof {
+		d.para("This is proof. The log's own key signed statements that cannot all be true; anybody who has the key can check that from the notes below, without trusting us. " +
+			"Trusted state of this log is frozen until an operator decides. Reading goes on, and what it finds is marked unproven.")
+	} else {
+		d.para("This is a suspicion. It shows what was served to us, and it was still served when we asked again past every cache. " +
+			"A broken server or something on the network between may be behind it. Nothing of it is believed, what was proven before stays, and every run asks again.")
+	}
+	d.para("It says nothing about what others were shown: a view forked for us alone looks the same from here.")
+	d.heading("What to do next")
+	d.steps(append([]string{
+		"Keep the evidence: copy " + cmp.Or(in.Evidence, "the incident's folder") + " somewhere that whosigned does not write to.",
+		"Look from elsewhere: fetch the log's checkpoint over another network and from another monitor or witness, and compare size and root with the notes below.",
+		"Do not rely on new entries of this log until it is explained. Signatures you have verified before this keep the standing they had.",
+		"Tell the log's operator, and send the notes below along.",
+	}, in.Next...))
+	d.heading("Evidence")
+	d.fields([]field{
+		{Name: "Incident", Value: in.ID}, {Name: "Kind", Value: string(in.Kind)},
+		{Name: "Strength", Value: map[bool]string{true: "proof", false: "suspicion"}[in.Proof]},
+		{Name: "Evidence", Value: in.Evidence},
+	})
+	for i, note := range in.Checkpoints {
+		if i == maxNotes {
+			d.para(fmt.Sprintf("%s in the evidence.", count(len(in.Checkpoints)-i, "more note is", "more notes are")))
+			break
+		}
+		name := "Signed note, as trusted before"
+		if i > 0 {
+			name = fmt.Sprintf("Signed note, as served (%d)", i)
+		}
+		d.note(name, note)
+	}
+}
+
+// found lists the alert's findings within what the message has room for.
+func (d *document) found(a *Alert) {
+	intro := count(a.total(), "entry fits", "entries fit") + " your rules and nothing that you expect."
+	if a.total() == 0 {
+		intro = "Nothing unexpected was found."
+	}
+	if a.Expected > 0 {
+		intro += " " + count(a.Expected, "expected one was", "expected ones were") + " recorded and not listed."
+	}
+	d.para(intro)
+	shown := 0
+	for i := range a.Findings {
+		if shown == d.share || d.findings == 0 || d.bytes <= 0 {
+			break
+		}
+		d.findings--
+		shown++
+		d.finding(&a.Findings[i])
+	}
+	if rest := a.total() - shown; rest > 0 {
+		d.para(fmt.Sprintf("%s not shown here. All of them are in %s.",
+			count(rest, "more finding is", "more findings are"), cmp.Or(a.Pointer, "findings/ where the state is kept")))
+	}
+}
+
+func (d *document) finding(f *watch.Finding) {
+	d.heading(safe(cmp.Or(f.Subject, "key "+f.Fingerprint), maxSubject))
+	fields := append(d.signer(f), d.entry(f)...)
+	for _, e := range limit(f.Extensions, maxItems) {
+		fields = append(fields, field{Name: cmp.Or(e.Name, e.OID), Value: e.Value})
+	}
+	if n := len(f.Extensions) - maxItems; n > 0 {
+		fields = append(fields, field{Name: "Extensions", Value: fmt.Sprintf("and %d more", n)})
+	}
+	d.fields(fields)
+}
+
+// signer says who signed and how far that can be believed.
+func (d *document) signer(f *watch.Finding) []field {
+	fields := []field{{Name: "Rule", Value: f.Rule + " (matched: " + f.Matched + ")"}, {Name: "Signer", Value: f.SignerType}}
+	fields = append(fields, many("Subject", cmp.Or(len(f.Subjects), 1), func(i int) string {
+		if len(f.Subjects) == 0 {
+			return f.Subject
+		}
+		return f.Subjects[i]
+	})...)
+	fields = append(fields, field{Name: "Issuer", Value: f.Issuer}, field{Name: "Chain", Value: chain(f)})
+	if f.Unproven {
+		fields = append(fields, field{Name: "Unproven", Value: "these leaves were served to us, but do not hash into a root that the log's trusted history commits to"})
+	}
+	return append(fields, field{Name: "Fingerprint", Value: f.Fingerprint},
+		field{Name: "Key fingerprint", Value: f.KeyFingerprint}, field{Name: "Serial number", Value: f.SerialNumber})
+}
+
+// entry says what was signed, where that is logged, and when.
+func (d *document) entry(f *watch.Finding) []field {
+	fields := many("Artifact", len(f.Digests), func(i int) string { return f.Digests[i] })
+	fields = append(fields, many("Time", len(f.Times), func(i int) string { return vouched(f.Times[i]) })...)
+	index := fmt.Sprint(f.Index)
+	if f.LogIndex != nil {
+		index += fmt.Sprintf(" (%d over all trees of the service)", *f.LogIndex)
+	}
+	return append(fields,
+		field{Name: "Kind", Value: strings.TrimSuffix(f.Kind+" "+f.Version, " ")},
+		field{Name: "Log", Value: f.Origin},
+		field{Name: "Log ID", Value: string(f.Log)},
+		field{Name: "Log type", Value: string(f.LogType)},
+		field{Name: "Index", Value: index},
+		field{Name: "Entry UUID", Value: f.UUID},
+		field{Name: "Leaf hash", Value: f.LeafHash.String()},
+		field{Name: "Look at it", Value: f.Link, Link: link(f.Link)})
+}
+
+func chain(f *watch.Finding) string {
+	why := ""
+	if f.TrustErr != "" {
+		why = ": " + f.TrustErr
+	}
+	switch f.Trusted {
+	case watch.Trusted:
+		return "trusted: it leads to a trusted CA"
+	case watch.Untrusted:
+		return "NOT trusted" + cmp.Or(why, ": it leads to no trusted CA")
+	default:
+		return "unknown" + cmp.Or(why, ": a key has no chain, or there is no CA certificate to check against")
+	}
+}
+
+func vouched(t watch.Time) string {
+	by := "; " + t.Vouched + " vouches for it"
+	if t.Vouched == "" || t.Vouched == "nothing" {
+		by = "; nothing vouches for it"
+	}
+	if t.Time.IsZero() {
+		return t.What + by
+	}
+	return stamp(t.Time) + ", " + t.What + by
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// link is raw if it is fit to be clicked on: https, a host, and nothing hidden.
+// It comes from our own code, which builds it of our own parts; this is the
+// second look.
+func link(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || safe(raw, maxText) != raw {
+		return ""
+	}
+	return u.String()
+}
+
+func (d *document) health(conditions []Health) {
+	for _, h := range limit(conditions, maxItems) {
+		d.heading(map[HealthState]string{Reminder: "Still: ", Closed: "Over: "}[h.State] + h.Key)
+		d.para(h.Text)
+		d.fields([]field{{Name: "State", Value: string(h.State)}, {Name: "Since", Value: stamp(h.Since)}, {Name: "What to do", Value: h.Next}})
+	}
+	if n := len(conditions) - maxItems; n > 0 {
+		d.para(fmt.Sprintf("And %s, in run.json where the state is kept.", count(n, "more condition", "more conditions")))
+	}
+}
+
+// many makes a field of each of n values, up to maxSame, and counts the rest.
+func many(name string, n int, value func(int) string) []field {
+	var fields []field
+	for i := range min(n, maxSame) {
+		fields = append(fields, field{Name: name, Value: value(i)})
+	}
+	if n > maxSame {
+		fields = append(fields, field{Name: name, Value: fmt.Sprintf("and %d more", n-maxSame)})
+	}
+	return fields
+}
+
+func limit[T any](s []T, n int) []T { return s[:min(len(s), n)] }
