@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+
+	"github.com/spf13/cobra"
+
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+)
+
+func newAccept() *cobra.Command {
+	f := &flags{}
+	var log, key, incident, reason string
+	var baseline bool
+	var skipTo uint64
+	c := &cobra.Command{
+		Use:   "accept --config FILE --log ID (--baseline | --skip-to N | --key FILE | --incident ID) --reason TEXT",
+		Short: "Record a decision about a log; the next run applies and announces it",
+		Long: `Record what you decided about a log. The decision is kept in the state for good, with
+its reason; the next run applies it once and announces it to every sink.
+
+  --baseline      trust what the log serves now, and close its incidents: after lost
+                  state, or after tampering that was cleared up
+  --skip-to N     do not read the entries before index N; the gap is recorded
+  --key FILE      accept a further key (PEM) for this log
+  --incident ID   close one incident: runs no longer end with status 4 because of it`,
+		Example: `  whosigned accept --config whosigned.yaml --log $ID --incident fork-0123456789abcdef --reason "operator restored a backup, see INC-42"
+  whosigned accept --config whosigned.yaml --log $ID --skip-to 120000 --reason "backfill is done elsewhere"`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			id, err := tlog.ParseID(log)
+			if err != nil {
+				return usage(fmt.Errorf("--log: %w", err))
+			}
+			if reason == "" {
+				return usage(errors.New("--reason is empty: say why, those who come after you will ask"))
+			}
+			d := state.Decision{Log: id, Reason: reason, By: who()}
+			switch {
+			case baseline:
+				d.Kind = state.TakeBaseline
+			case c.Flags().Changed("skip-to"):
+				d.Kind, d.SkipTo = state.SkipTo, skipTo
+			case incident != "":
+				d.Kind, d.Incident = state.CloseIncident, incident
+			case key != "":
+				pem, err := os.ReadFile(key)
+				if err == nil {
+					_, err = tlog.ParseKeyPEM(pem)
+				}
+				if err != nil {
+					return usage(fmt.Errorf("--key %s: %w", key, err))
+				}
+				d.Kind, d.Key = state.AcceptKey, string(pem)
+			}
+			m, err := f.open(c)
+			if err != nil {
+				return err
+			}
+			if m.State == nil {
+				return usage(fmt.Errorf("%s: no state: is configured", f.config))
+			}
+			decision, err := m.Accept(c.Context(), d)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "decision %s is recorded; the next run applies and announces it\n", decision)
+			return nil
+		},
+	}
+	f.common(c)
+	c.Flags().StringVar(&log, "log", "", "`ID` of the log, as run and check print it")
+	c.Flags().BoolVar(&baseline, "baseline", false, "trust what the log serves now")
+	c.Flags().Uint64Var(&skipTo, "skip-to", 0, "go on reading at index `N`")
+	c.Flags().StringVar(&key, "key", "", "accept the public key in `FILE`")
+	c.Flags().StringVar(&incident, "incident", "", "close the incident with this `ID`")
+	c.Flags().StringVar(&reason, "reason", "", "why, in a sentence")
+	c.MarkFlagsMutuallyExclusive("baseline", "skip-to", "key", "incident")
+	c.MarkFlagsOneRequired("baseline", "skip-to", "key", "incident")
+	for _, name := range []string{"log", "reason"} {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err) // the flag was defined above
+		}
+	}
+	return c
+}
+
+// who names the operator for the record.
+func who() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
+}

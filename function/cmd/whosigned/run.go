@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/monitor"
+	"github.com/whosigned/whosigned/pkg/notify"
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+)
+
+// flags are those that several commands share.
+type flags struct {
+	config  string
+	json    bool
+	verbose bool
+	every   time.Duration
+	budget  time.Duration
+}
+
+func (f *flags) common(c *cobra.Command) {
+	c.Flags().StringVar(&f.config, "config", "", "configuration `FILE` (YAML; rekor-monitor's files work too)")
+	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what is done, on stderr")
+	if err := c.MarkFlagRequired("config"); err != nil {
+		panic(err) // the flag was defined above
+	}
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if err := c.ValidateRequiredFlags(); err != nil {
+			return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
+		}
+		return nil
+	}
+}
+
+func (f *flags) result(c *cobra.Command) {
+	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON on stdout")
+}
+
+func (f *flags) schedule(c *cobra.Command) {
+	c.Flags().DurationVar(&f.budget, "budget", 25*time.Minute, "how long one pass may work; it ends with proven progress saved")
+}
+
+// open makes a monitor of a configuration file.
+func (f *flags) open(c *cobra.Command) (*monitor.Monitor, error) {
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return nil, usage(err)
+	}
+	if f.every < 0 || f.budget < 0 {
+		return nil, usage(errors.New("--every and --budget must not be negative"))
+	}
+	st, err := openState(c.Context(), cfg)
+	if err != nil {
+		return nil, usage(fmt.Errorf("%s: %w", f.config, err))
+	}
+	sinks, err := notify.Open(cfg.Alerts, os.Getenv)
+	if err != nil {
+		return nil, usage(err)
+	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", report.Safe(w))
+	}
+	return &monitor.Monitor{
+		Config: cfg, State: st, Sinks: sinks, Version: version(), Logger: logger(c.ErrOrStderr(), f.verbose),
+		Client: tlog.NewClient(tlog.ClientOptions{Version: version(), Insecure: insecure(cfg)}),
+		Every:  f.every, Budget: f.budget,
+	}, nil
+}
+
+// openState opens the configured state; a scan alone needs none.
+func openState(ctx context.Context, cfg *config.Config) (*state.State, error) {
+	if cfg.State == "" {
+		return nil, nil
+	}
+	return state.Open(ctx, cfg.State)
+}
+
+func insecure(cfg *config.Config) []string {
+	var hosts []string
+	for _, l := range cfg.Logs {
+		if l.Insecure {
+			if u, err := url.Parse(l.URL); err == nil {
+				hosts = append(hosts, u.Host)
+			}
+		}
+	}
+	return hosts
+}
+
+func logger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+func newRun() *cobra.Command {
+	f := &flags{}
+	c := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Make one pass over all logs: prove, read, match, alert",
+		Long: `Make one pass over all configured logs. Each is proven consistent with what was seen
+before, every entry since is read, hashed into the signed root and held against
+the rules; then the new state is saved and alerts are delivered.
+
+The first pass takes a baseline: by default reading starts at the newest entry (start:
+head); with "start: 0" at the first. If a log holds more than schedule and budget can
+read, the pass says so in figures and refuses, unless the log has accept_lag: true.
+
+Ctrl-C ends the pass with its proven progress saved, and status 1.`,
+		Example: `  whosigned run --config whosigned.yaml
+  whosigned run --config whosigned.yaml --every 1h          # until interrupted
+  whosigned run --config whosigned.yaml --json | jq .findings`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			m, err := f.open(c)
+			if err != nil {
+				return err
+			}
+			if m.Config.Scan != nil {
+				return scanAll(c, f, m)
+			}
+			if m.State == nil {
+				return usage(fmt.Errorf("%s: no state: is configured; a run keeps what it has proven: state: file:///path", f.config))
+			}
+			return f.loop(c, m)
+		},
+	}
+	f.common(c)
+	f.result(c)
+	f.schedule(c)
+	c.Flags().DurationVar(&f.every, "every", 0, "run again `INTERVAL` after the start of the last pass, until interrupted (default one pass)")
+	return c
+}
+
+// loop makes one pass, or one every interval until interrupted. The exit status
+// is that of the last pass.
+func (f *flags) loop(c *cobra.Command, m *monitor.Monitor) error {
+	ctx := c.Context()
+	for {
+		next := time.Now().Add(f.every)
+		err := f.pass(c, m)
+		if f.every == 0 || ctx.Err() != nil {
+			return err
+		}
+		if err != nil && !isExit(err) {
+			fmt.Fprintf(c.ErrOrStderr(), "whosigned: %s\n", safeLines(err.Error()))
+		}
+		wait := time.NewTimer(time.Until(next))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return &exitError{status: monitor.ExitFailed, err: errors.New("interrupted between passes")}
+		case <-wait.C:
+		}
+		// Secrets may have been rotated.
+		if sinks, err := notify.Open(m.Config.Alerts, os.Getenv); err == nil {
+			m.Sinks = sinks
+		}
+	}
+}
+
+func isExit(err error) bool {
+	var exit *exitError
+	return errors.As(err, &exit) && exit.err == nil
+}
+
+func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
+	bar := newProgress(c.ErrOrStderr())
+	m.Progress = bar.update
+	res, err := m.Run(c.Context())
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	return f.print(c, res)
+}
+
+// print writes a result and turns it into an exit status.
+func (f *flags) print(c *cobra.Command, res *monitor.Result) error {
+	if f.json {
+		if err := printJSON(c.OutOrStdout(), res); err != nil {
+			return err
+		}
+	} else {
+		printResult(c.OutOrStdout(), res)
+	}
+	if res.Exit != monitor.ExitClean {
+		return &exitError{status: res.Exit}
+	}
+	return nil
+}

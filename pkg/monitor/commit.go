@@ -1,0 +1,136 @@
+package monitor
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+)
+
+// logState is a log's document while a run works on it. The scan and the delivery
+// of its alerts both commit to it.
+type logState struct {
+	mu    sync.Mutex
+	doc   *state.Log
+	state *state.State
+	every time.Duration // the shortest time between two commits
+	last  time.Time
+	// lost is the error of a commit that another run won: nothing of this log may be
+	// written any more.
+	lost error
+}
+
+// commit applies change to the document and saves it, or changes nothing. The
+// save is a compare-and-swap (P4): a run that lost one stops working on the log.
+func (s *logState) commit(ctx context.Context, change func(*state.Log)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost != nil {
+		return s.lost
+	}
+	if wait := s.every - time.Since(s.last); wait > 0 {
+		time.Sleep(wait)
+	}
+	s.last = time.Now()
+	before := clone(s.doc)
+	change(s.doc)
+	if err := s.state.SaveLog(ctx, s.doc); err != nil {
+		s.doc = before
+		// Whether a failed write happened is known only to a fresh load.
+		s.lost = err
+		return err
+	}
+	return nil
+}
+
+// clone copies what a change may touch. Slices are copied, their elements are
+// only ever replaced.
+func clone(d *state.Log) *state.Log {
+	c := *d
+	c.Gaps, c.Holes, c.Rules = slices.Clone(d.Gaps), slices.Clone(d.Holes), slices.Clone(d.Rules)
+	c.Outbox, c.Incidents, c.Applied = slices.Clone(d.Outbox), slices.Clone(d.Incidents), slices.Clone(d.Applied)
+	return &c
+}
+
+// read is the document as last committed.
+func (s *logState) read() state.Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *clone(s.doc)
+}
+
+func (s *logState) outbox() []state.Pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.doc.Outbox)
+}
+
+func (s *logState) settle(ctx context.Context, change func([]state.Pending) []state.Pending) error {
+	return s.commit(ctx, func(d *state.Log) { d.Outbox = change(d.Outbox) })
+}
+
+// runState is run.json while a run works.
+type runState struct {
+	mu    sync.Mutex
+	doc   *state.Run
+	state *state.State
+	first bool // no log is known yet: this run takes the baselines
+	lost  error
+}
+
+func (s *runState) commit(ctx context.Context, change func(*state.Run)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost != nil {
+		return s.lost
+	}
+	before := *s.doc
+	before.Logs, before.Conditions = maps.Clone(s.doc.Logs), maps.Clone(s.doc.Conditions)
+	before.Outbox, before.Services = slices.Clone(s.doc.Outbox), slices.Clone(s.doc.Services)
+	before.Applied = slices.Clone(s.doc.Applied)
+	change(s.doc)
+	if err := s.state.SaveRun(ctx, s.doc); err != nil {
+		*s.doc = before
+		s.lost = err
+		return err
+	}
+	return nil
+}
+
+func (s *runState) outbox() []state.Pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.doc.Outbox)
+}
+
+func (s *runState) settle(ctx context.Context, change func([]state.Pending) []state.Pending) error {
+	return s.commit(ctx, func(d *state.Run) { d.Outbox = change(d.Outbox) })
+}
+
+// known are the logs watched so far, with their service's URL.
+func (s *runState) known() map[tlog.ID]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.doc.Logs)
+}
+
+// remember names a log in run.json. Its own document is written before, its
+// service is named when the run is finished: see run.finish.
+func (s *runState) remember(ctx context.Context, id tlog.ID, url string) error {
+	s.mu.Lock()
+	same := s.doc.Logs[id] == url
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	return s.commit(ctx, func(d *state.Run) {
+		if d.Logs == nil {
+			d.Logs = make(map[tlog.ID]string)
+		}
+		d.Logs[id] = url
+	})
+}

@@ -1,0 +1,283 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/notify"
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/state"
+)
+
+// outbox holds alerts until every one of their sinks has acknowledged them (P3).
+// settle commits a change of it.
+type outbox interface {
+	outbox() []state.Pending
+	settle(ctx context.Context, change func([]state.Pending) []state.Pending) error
+}
+
+const (
+	// maxDelivery bounds the payloads loaded for one delivery, in bytes.
+	maxDelivery = 8 << 20
+	// deliveryTime bounds what is delivered after the run's own time is over.
+	deliveryTime = time.Minute
+)
+
+// delivery takes alerts from outboxes to sinks while the logs are read. Each sink
+// has its own goroutine: one that fails or is slow holds up neither the others
+// nor the scan.
+type delivery struct {
+	r    *run
+	wake []chan struct{}
+	wg   sync.WaitGroup
+
+	mu     sync.Mutex
+	open   bool // what is pending from before is known
+	boxes  []outbox
+	result AlertsResult
+}
+
+func (r *run) startDelivery(ctx context.Context, first outbox) *delivery {
+	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}}
+	for _, s := range r.Sinks {
+		wake := make(chan struct{}, 1)
+		d.wake = append(d.wake, wake)
+		d.wg.Go(func() { d.serve(ctx, s, wake) })
+	}
+	d.add(first)
+	return d
+}
+
+// add begins to deliver from a box.
+func (d *delivery) add(b outbox) {
+	d.dropUnknown(b)
+	d.mu.Lock()
+	d.boxes = append(d.boxes, b)
+	d.mu.Unlock()
+	d.poke()
+}
+
+// begin lets deliveries start. Before, not every box may be known, and what is
+// pending for a sink could not be told from what deserves a digest.
+func (d *delivery) begin() {
+	d.mu.Lock()
+	d.open = true
+	d.mu.Unlock()
+	d.poke()
+}
+
+// all are the boxes of this run.
+func (d *delivery) all() []outbox {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.boxes)
+}
+
+// stuckSinks are the sinks that refused in this run, with their words.
+func (d *delivery) stuckSinks() map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.result.Failed)
+}
+
+// poke says that a box has new alerts.
+func (d *delivery) poke() {
+	d.mu.Lock()
+	open := d.open
+	d.mu.Unlock()
+	if !open {
+		return
+	}
+	for _, wake := range d.wake {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finish delivers what there still is, and returns the outcome.
+func (d *delivery) finish() AlertsResult {
+	d.poke()
+	for _, wake := range d.wake {
+		close(wake)
+	}
+	d.wg.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pending := map[string]bool{}
+	for _, b := range d.boxes {
+		for _, p := range b.outbox() {
+			pending[p.Alert] = true
+			if !p.Taken {
+				d.result.untaken++
+			}
+		}
+	}
+	d.result.Pending = len(pending)
+	return d.result
+}
+
+func (d *delivery) serve(ctx context.Context, sink notify.Sink, wake chan struct{}) {
+	// What was committed is delivered even when the run is being ended.
+	ctx = context.WithoutCancel(ctx)
+	for range wake {
+		for {
+			more, err := d.flush(ctx, sink)
+			d.mu.Lock()
+			if err != nil {
+				// Tried again in the next run.
+				d.result.Failed[sink.Name()] = err.Error()
+			}
+			failed := d.result.Failed[sink.Name()] != ""
+			d.mu.Unlock()
+			if !more || failed {
+				break
+			}
+		}
+	}
+}
+
+// flush makes one delivery to a sink: as many pending alerts as fit.
+func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool, err error) {
+	d.mu.Lock()
+	boxes := slices.Clone(d.boxes)
+	gaveUp := d.result.Failed[sink.Name()] != ""
+	d.mu.Unlock()
+	if gaveUp {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliveryTime)
+	defer cancel()
+
+	var alerts []report.Alert
+	size := 0
+	for _, b := range boxes {
+		for _, p := range b.outbox() {
+			if !slices.Contains(p.Sinks, sink.Name()) || slices.ContainsFunc(alerts, func(a report.Alert) bool { return a.ID == p.Alert }) {
+				continue
+			}
+			if size >= maxDelivery {
+				more = true
+				break
+			}
+			a, n, loadErr := d.load(ctx, p)
+			if loadErr != nil {
+				err = loadErr
+				continue
+			}
+			alerts, size = append(alerts, a), size+n
+		}
+	}
+	if len(alerts) == 0 {
+		return false, err
+	}
+	acked, sendErr := notify.Deliver(ctx, sink, alerts)
+	if sendErr != nil {
+		err = sendErr
+	}
+	d.mu.Lock()
+	d.result.Delivered += len(acked)
+	d.mu.Unlock()
+	for _, b := range boxes {
+		if settleErr := d.settle(ctx, b, sink.Name(), acked, alerts, err); settleErr != nil {
+			err = fmt.Errorf("recording what %s acknowledged: %w", sink.Name(), settleErr)
+		}
+	}
+	return more && err == nil, err
+}
+
+func (d *delivery) load(ctx context.Context, p state.Pending) (a report.Alert, size int, err error) {
+	payload, err := d.r.State.Alert(ctx, p.Alert)
+	if err != nil {
+		return a, 0, fmt.Errorf("alert %s: %w", p.Alert, err)
+	}
+	if err := json.Unmarshal(payload, &a); err != nil {
+		return a, 0, fmt.Errorf("alert %s: %w", p.Alert, err)
+	}
+	if a.ID != p.Alert {
+		return a, 0, fmt.Errorf("alert %s: its payload says that it is %q", p.Alert, a.ID)
+	}
+	return a, len(payload), nil
+}
+
+// settle commits what a sink acknowledged and what it said of the rest.
+func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []string, tried []report.Alert, failure error) error {
+	mine := func(p state.Pending) bool {
+		return slices.Contains(p.Sinks, sink) && slices.ContainsFunc(tried, func(a report.Alert) bool { return a.ID == p.Alert })
+	}
+	if !slices.ContainsFunc(b.outbox(), mine) {
+		return nil
+	}
+	return b.settle(ctx, func(box []state.Pending) []state.Pending {
+		var left []state.Pending
+		for _, p := range box {
+			switch {
+			case !mine(p):
+			case slices.Contains(acked, p.Alert):
+				p.Taken = true
+				p.Sinks = without(p.Sinks, sink)
+				p.Errors = maps.Clone(p.Errors)
+				delete(p.Errors, sink)
+			case failure != nil:
+				p.Errors = maps.Clone(p.Errors)
+				if p.Errors == nil {
+					p.Errors = make(map[string]string)
+				}
+				p.Errors[sink] = failure.Error()
+			}
+			if len(p.Sinks) > 0 {
+				left = append(left, p)
+			}
+		}
+		return left
+	})
+}
+
+// dropUnknown takes sinks that are no longer configured out of a box, and says so.
+func (d *delivery) dropUnknown(b outbox) {
+	dropped := map[string]int{}
+	change := func(box []state.Pending) []state.Pending {
+		clear(dropped)
+		var left []state.Pending
+		for _, p := range box {
+			for _, name := range p.Sinks {
+				if !slices.ContainsFunc(d.r.Sinks, func(s notify.Sink) bool { return s.Name() == name }) {
+					dropped[name]++
+					p.Sinks = without(p.Sinks, name)
+				}
+			}
+			if len(p.Sinks) == 0 && !p.Taken {
+				// Nobody has been told: it goes to those that are configured now.
+				p.Sinks = d.r.sinksFor(report.Class(p.Class))
+			}
+			if len(p.Sinks) > 0 {
+				left = append(left, p)
+			}
+		}
+		return left
+	}
+	if change(b.outbox()); len(dropped) == 0 {
+		return
+	}
+	ctx, cancel := d.r.keep()
+	defer cancel()
+	if err := b.settle(ctx, change); err != nil {
+		d.r.failf("dropping sinks that are not configured any more: %v", err)
+		return
+	}
+	for name, n := range dropped {
+		text := fmt.Sprintf("sink %q is not configured any more: %d alerts that it had not taken are dropped for it; those that no other sink took go to the sinks configured now, and the payloads stay in alerts/", name, n)
+		d.r.warnf("%s", text)
+		d.r.health.notice("sink-dropped:"+name, text)
+	}
+}
+
+func without(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+}

@@ -1,0 +1,154 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/transparency-dev/tessera/api/layout"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
+	"github.com/whosigned/whosigned/pkg/tlog/tiles"
+)
+
+// bundlePath is where the full bundle of a Rekor v2 leaf is, below the log's URL.
+func bundlePath(index uint64) string {
+	return layout.EntriesPath(index/layout.EntryBundleWidth, 0)
+}
+
+// watched is a log that this run watches, with the configuration it came from.
+type watched struct {
+	tlog.Log
+	cfg config.Log
+}
+
+// notFound is a log that is known and cannot be opened now.
+type notFound struct {
+	id  tlog.ID // "" if it was never seen
+	url string
+	typ tlog.Type
+	cfg config.Log
+	err error
+	// missing: the service answered, and no longer lists the log.
+	missing bool
+}
+
+// discover opens every configured log: for a Rekor v1 service all of its trees.
+// known are the logs watched before, by ID, with their service's URL.
+func (m *Monitor) discover(ctx context.Context, known map[tlog.ID]string, keys []state.Decision) ([]watched, []notFound) {
+	var (
+		mu     sync.Mutex
+		found  []watched
+		failed []notFound
+		wg     sync.WaitGroup
+	)
+	for _, c := range m.Config.Logs {
+		wg.Go(func() {
+			f, n := m.open(ctx, c, known, keys)
+			mu.Lock()
+			defer mu.Unlock()
+			found, failed = append(found, f...), append(failed, n...)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(found, func(a, b watched) int { return compareInfo(a.Info(), b.Info()) })
+	return found, failed
+}
+
+func (m *Monitor) open(ctx context.Context, c config.Log, known map[tlog.ID]string, keys []state.Decision) ([]watched, []notFound) {
+	switch c.Type {
+	case tlog.RekorV2:
+		return m.openTiles(c, keys)
+	case tlog.RekorV1:
+		return m.openTrees(ctx, c, known, keys)
+	}
+	return nil, []notFound{{url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("%s: logs of type %s are not read by this release", c.Where, c.Type)}}
+}
+
+func (m *Monitor) openTiles(c config.Log, decisions []state.Decision) ([]watched, []notFound) {
+	id := tlog.ID(c.Keys[0].Hex())
+	keys := slices.Clone(c.Keys)
+	for _, d := range decisions {
+		if d.Log == id {
+			if k, err := tlog.ParseKeyPEM([]byte(d.Key)); err == nil {
+				keys = append(keys, k)
+			}
+		}
+	}
+	l, err := tiles.New(m.Client, tiles.Config{URL: c.URL, Origin: c.Origin, ID: id, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
+	if err != nil {
+		return nil, []notFound{{id: id, url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("%s: %w", c.Where, err)}}
+	}
+	return []watched{{l, c}}, nil
+}
+
+// openTrees asks a Rekor v1 service for its trees. The list is unsigned, so a
+// known tree that is not in it counts against the service at once.
+func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID]string, decisions []state.Decision) ([]watched, []notFound) {
+	var mine []tlog.ID
+	for id, url := range known {
+		if url == c.URL {
+			mine = append(mine, id)
+		}
+	}
+	slices.Sort(mine)
+	keys := c.Keys
+	for _, d := range decisions {
+		if i := slices.Index(mine, d.Log); i >= 0 {
+			if k, err := tlog.ParseKeyPEM([]byte(d.Key)); err == nil {
+				keys = append(slices.Clone(keys), k)
+				mine = slices.Delete(mine, i, i+1) // its tree may now be under another key
+			}
+		}
+	}
+	service := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: keys})
+	trees, err := service.Trees(ctx, mine)
+	if err == nil && (len(trees.Failed) > 0 || len(trees.Missing) > 0) {
+		// Replicas skew while a tree rotates.
+		if again, errAgain := service.Trees(tlog.Fresh(ctx), mine); errAgain == nil {
+			trees = again
+		}
+	}
+	if err != nil {
+		return nil, unreachable(c, mine, err)
+	}
+	var found []watched
+	for _, t := range trees.Trees {
+		found = append(found, watched{t, c})
+	}
+	var failed []notFound
+	for _, id := range trees.Missing {
+		failed = append(failed, notFound{id: id, url: c.URL, typ: c.Type, cfg: c, missing: true,
+			err: errors.New("the service no longer lists this tree")})
+	}
+	for _, t := range trees.Failed {
+		failed = append(failed, notFound{id: t.ID, url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("tree %s: %w", t.TreeID, t.Err)})
+	}
+	return found, failed
+}
+
+// unreachable is every known log of a service that does not answer, or the
+// service itself.
+func unreachable(c config.Log, known []tlog.ID, err error) []notFound {
+	if len(known) == 0 {
+		return []notFound{{url: c.URL, typ: c.Type, cfg: c, err: err}}
+	}
+	var all []notFound
+	for _, id := range known {
+		all = append(all, notFound{id: id, url: c.URL, typ: c.Type, cfg: c, err: err})
+	}
+	return all
+}
+
+func compareInfo(a, b tlog.Info) int {
+	if a.URL != b.URL {
+		return strings.Compare(a.URL, b.URL)
+	}
+	return strings.Compare(string(a.ID), string(b.ID))
+}

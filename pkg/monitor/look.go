@@ -1,0 +1,308 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// LogPlan is one log as `whosigned check` shows it.
+type LogPlan struct {
+	ID       tlog.ID         `json:"id,omitempty"`
+	Origin   string          `json:"origin,omitempty"`
+	Type     tlog.Type       `json:"type"`
+	URL      string          `json:"url"`
+	TreeID   string          `json:"treeId,omitempty"`
+	Coverage config.Coverage `json:"coverage"`
+	Size     uint64          `json:"size"`
+	From     uint64          `json:"from"`  // where reading goes on, or would begin
+	Known    bool            `json:"known"` // it has state already
+	Plan     *Plan           `json:"plan,omitempty"`
+	Refused  string          `json:"refused,omitempty"`
+	Error    string          `json:"error,omitempty"`
+}
+
+// Checked is what `whosigned check` finds out. Its JSON is a stable interface.
+type Checked struct {
+	Config   string    `json:"config"`
+	State    string    `json:"state"`
+	Logs     []LogPlan `json:"logs"`
+	Rules    []string  `json:"rules"`
+	Sinks    []string  `json:"sinks"`
+	CAs      int       `json:"certificateAuthorities"`
+	Warnings []string  `json:"warnings,omitempty"`
+}
+
+// OK says whether a run could do its job.
+func (c *Checked) OK() bool {
+	for _, l := range c.Logs {
+		if l.Error != "" || l.Refused != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// Check says what a run would watch, where, from when and at what cost. It writes
+// nothing.
+func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
+	m.defaults()
+	doc, err := m.State.LoadRun(ctx)
+	if errors.Is(err, state.ErrNotExist) {
+		doc = &state.Run{}
+	} else if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	c := &Checked{
+		Config: m.Config.Path, State: m.Config.State, Rules: m.Config.Rules.Describe(), Sinks: []string{},
+		CAs: m.Config.Chains.Len(), Warnings: m.Config.Warnings, Logs: []LogPlan{},
+	}
+	for _, s := range m.Sinks {
+		c.Sinks = append(c.Sinks, s.Name())
+	}
+	decisions, err := m.State.Decisions(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("decisions: %w", err)
+	}
+	r := &run{Monitor: m, work: ctx, services: map[string]bool{}, doc: &runState{doc: doc}}
+	for _, url := range doc.Services {
+		r.services[url] = true
+	}
+	r.sortDecisions(decisions)
+	found, failed := m.discover(ctx, doc.Logs, r.keys)
+	for _, l := range found {
+		c.Logs = append(c.Logs, r.lookAt(ctx, l))
+	}
+	for _, f := range failed {
+		c.Logs = append(c.Logs, LogPlan{ID: f.id, Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Error: f.err.Error()})
+	}
+	return c, nil
+}
+
+func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
+	info := l.Info()
+	p := LogPlan{ID: info.ID, Origin: info.Origin, Type: info.Type, URL: info.URL, TreeID: info.TreeID, Coverage: l.cfg.Coverage}
+	cp, err := l.Checkpoint(ctx)
+	if err != nil {
+		p.Error = err.Error()
+		return p
+	}
+	p.Size, p.Origin = cp.Size, cp.Origin
+	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: info}
+	p.From, _ = w.start(cp)
+	doc, err := r.State.LoadLog(ctx, info.ID)
+	switch _, known := r.doc.doc.Logs[info.ID]; {
+	case err == nil:
+		p.Known = true
+		if doc.Scanned != nil {
+			p.From = doc.Scanned.Size
+		}
+	case errors.Is(err, state.ErrNotExist) && !known:
+	case errors.Is(err, state.ErrNotExist):
+		p.Error = state.Lost(info.ID).Error()
+		return p
+	default:
+		p.Error = err.Error()
+		return p
+	}
+	if l.cfg.Coverage == config.Full {
+		plan := r.Monitor.plan(info, p.From, cp.Size)
+		p.Plan = &plan
+		if err := plan.refuse(); err != nil && !l.cfg.AcceptLag {
+			p.Refused = err.Error()
+		}
+	}
+	return p
+}
+
+// Look is a one-off look at the leaves [From, To) of one log. It neither reads
+// nor writes live state.
+type Look struct {
+	// Log names it by ID, origin or URL; empty if only one log is configured.
+	Log  string
+	From uint64
+	To   uint64 // 0: the log's end
+}
+
+// Scan reads the leaves of a look, each proven against the log's newest signed
+// checkpoint, and returns what the rules find there.
+func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
+	m.defaults()
+	started := m.Now().UTC()
+	l, err := m.find(ctx, look.Log)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{Monitor: m, started: started, work: ctx, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings}
+	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool)}
+	w.result = LogResult{ID: w.info.ID, Origin: w.info.Origin, Type: w.info.Type, URL: w.info.URL, TreeID: w.info.TreeID, Coverage: config.Full, Status: StatusOK}
+	w.audit = tlog.Audit{Log: l.Log, Archive: noArchive{}, Again: m.Again}
+	if err := w.look(look); err != nil {
+		w.result.Error = err.Error()
+		if w.result.Status == StatusOK {
+			w.result.Status = StatusError
+		}
+	}
+	r.report(w.result, w.findings, w.strays)
+	stats := m.Client.Stats()
+	r.result.Requests, r.result.Bytes = stats.Requests, stats.Bytes
+	r.result.Finished = m.Now().UTC()
+	r.result.Exit = r.result.exit()
+	return &r.result, nil
+}
+
+// noArchive is for a look, which keeps nothing.
+type noArchive struct{}
+
+// Keep implements tlog.Archive.
+func (noArchive) Keep(_ context.Context, cp tlog.Checkpoint) ([]byte, error) { return cp.Note, nil }
+
+func (w *logRun) look(look Look) error {
+	verdict, err := w.audit.Advance(w.work, nil)
+	if err != nil {
+		return err
+	}
+	if verdict.Incident != nil {
+		return w.stray(verdict.Incident)
+	}
+	cp := verdict.Trusted
+	to := look.To
+	if to == 0 {
+		to = cp.Size
+	}
+	w.result.Size, w.result.Origin = cp.Size, cp.Origin
+	if look.From > to || to > cp.Size {
+		return fmt.Errorf("range [%d, %d) is not within the log's %d entries", look.From, to, cp.Size)
+	}
+	frontier, incident, err := w.audit.Frontier(w.work, look.From, cp)
+	if incident != nil {
+		return w.stray(incident)
+	}
+	if err != nil {
+		return err
+	}
+	reader := w.audit.Reader(w.work, cp, frontier, to)
+	defer func() { reader.Close() }()
+	m := newMatcher(w.Config, w.info, w.workers)
+	m.end = func(leaves, findings, unparsed int) bool {
+		return leaves >= w.SliceEntries || findings >= sliceFindings
+	}
+	w.result.Scanned = look.From
+	for !reader.Done() {
+		from := w.result.Scanned
+		m.saw = func(leaves int) { w.Progress(w.info, from+uint64(leaves), to) }
+		slice, err := reader.Next(m)
+		if err != nil {
+			return err
+		}
+		findings, bad := m.take()
+		w.count(slice.To-slice.From, findings, bad)
+		w.result.Scanned = slice.To
+		switch {
+		case slice.Incident != nil:
+			return w.stray(slice.Incident)
+		case slice.Stuck != nil:
+			return slice.Stuck
+		case slice.Err != nil:
+			return fmt.Errorf("reading on at index %d: %w", slice.To, slice.Err)
+		}
+	}
+	return nil
+}
+
+// find opens the one configured log that name means: its ID, origin or URL.
+func (m *Monitor) find(ctx context.Context, name string) (watched, error) {
+	found, failed := m.discover(ctx, nil, nil)
+	var match, all []string
+	var hit watched
+	for _, l := range found {
+		info := l.Info()
+		all = append(all, fmt.Sprintf("%s (%s)", info.ID, info.Origin))
+		if name == string(info.ID) || name == info.Origin || strings.TrimRight(name, "/") == info.URL || name == info.TreeID && name != "" || name == "" {
+			match = append(match, string(info.ID))
+			hit = l
+		}
+	}
+	switch {
+	case len(match) == 1:
+		return hit, nil
+	case len(match) > 1:
+		return hit, &NoLogError{fmt.Sprintf("--log %q means several logs: %s; give one ID", name, strings.Join(match, ", "))}
+	}
+	for _, f := range failed {
+		if strings.TrimRight(name, "/") == f.url || name == string(f.id) || len(found) == 0 {
+			return hit, fmt.Errorf("%s: %w", f.url, f.err)
+		}
+	}
+	return hit, &NoLogError{fmt.Sprintf("--log %q is none of the configured logs: %s", name, strings.Join(all, ", "))}
+}
+
+// NoLogError says that a name means no configured log, or several: bad usage.
+type NoLogError struct{ text string }
+
+func (e *NoLogError) Error() string { return e.text }
+
+// Accept checks a decision against the state and writes it. It is applied by the
+// next run.
+func (m *Monitor) Accept(ctx context.Context, d state.Decision) (id string, err error) {
+	m.defaults()
+	doc, err := m.State.LoadRun(ctx)
+	var corrupt *state.CorruptError
+	gone := isLost(err) || errors.As(err, &corrupt)
+	if err != nil && !(gone && d.Kind == state.TakeBaseline) {
+		return "", fmt.Errorf("state: %w; a decision is about a log that a run has seen", err)
+	}
+	if gone {
+		doc = &state.Run{Logs: map[tlog.ID]string{d.Log: ""}}
+	}
+	if _, ok := doc.Logs[d.Log]; !ok {
+		var known []string
+		for id := range doc.Logs {
+			known = append(known, string(id))
+		}
+		return "", &NoLogError{fmt.Sprintf("no run has seen log %s; known are: %s", d.Log, strings.Join(known, ", "))}
+	}
+	l, err := m.State.LoadLog(ctx, d.Log)
+	if err != nil && d.Kind != state.TakeBaseline && d.Kind != state.AcceptKey {
+		return "", err
+	}
+	switch d.Kind {
+	case state.SkipTo:
+		if l.Scanned == nil || d.SkipTo <= l.Scanned.Size {
+			return "", &NoLogError{fmt.Sprintf("--skip-to %d: entries of log %s are read up to index %d already", d.SkipTo, d.Log, scannedOf(l))}
+		}
+	case state.CloseIncident:
+		if err := hasIncident(l, d.Incident); err != nil {
+			return "", err
+		}
+	}
+	d.At = m.Now().UTC()
+	return m.State.PutDecision(ctx, d)
+}
+
+func scannedOf(l *state.Log) uint64 {
+	if l.Scanned == nil {
+		return 0
+	}
+	return l.Scanned.Size
+}
+
+func hasIncident(l *state.Log, id string) error {
+	var open []string
+	for _, i := range l.Incidents {
+		if i.ID == id {
+			return nil
+		}
+		if i.Closed == "" {
+			open = append(open, i.ID)
+		}
+	}
+	return &NoLogError{fmt.Sprintf("log %s has no incident %q; open are: %s", l.ID, id, strings.Join(open, ", "))}
+}

@@ -1,0 +1,229 @@
+package monitor
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/entry"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// A batch is what one worker parses and matches at a time: enough to make
+// handing it over cheap, little enough to keep few bytes in hand.
+const (
+	batchLeaves = 64
+	batchBytes  = 512 << 10
+)
+
+// workers bounds the batches in hand over all logs: one on each core and one
+// waiting for it.
+type workers chan struct{}
+
+func newWorkers() workers { return make(workers, runtime.GOMAXPROCS(0)+1) }
+
+// unparsed is a leaf that could not be parsed: counted, kept and reported.
+type unparsed struct {
+	leaf tlog.Leaf
+	kind *entry.UnknownKindError // set if only its kind is not known
+	err  error
+}
+
+// matcher parses leaves on all cores and holds them against the rules. It
+// implements tlog.Visitor: the leaves between two calls of take are a slice.
+type matcher struct {
+	info    tlog.Info
+	rules   *watch.Rules
+	trust   func(*entry.Signer) (watch.Trust, string)
+	workers workers
+	// end says, after each batch, whether the slice shall end.
+	end func(leaves, findings, unparsed int) bool
+	// saw is told how many leaves of the slice were seen, for progress on a terminal.
+	saw func(leaves int)
+
+	batch []tlog.Leaf
+	bytes int
+	seen  int // leaves of this slice
+
+	wg       sync.WaitGroup
+	mu       sync.Mutex
+	findings []watch.Finding
+	unparsed []unparsed
+}
+
+func newMatcher(cfg *config.Config, info tlog.Info, w workers) *matcher {
+	return &matcher{info: info, rules: cfg.Rules, trust: truster(cfg), workers: w, saw: func(int) {}}
+}
+
+// truster checks a signer's certificate against the configured CAs.
+func truster(cfg *config.Config) func(*entry.Signer) (watch.Trust, string) {
+	return func(s *entry.Signer) (watch.Trust, string) {
+		if s.Certificate == nil {
+			return watch.Unknown, ""
+		}
+		trusted, known, err := cfg.Chains.Check(s.Certificate, s.Chain)
+		switch {
+		case !known:
+			return watch.Unknown, "no CA certificates are configured"
+		case trusted:
+			return watch.Trusted, ""
+		case err != nil:
+			return watch.Untrusted, err.Error()
+		}
+		return watch.Untrusted, "the certificate does not chain to a trusted CA"
+	}
+}
+
+// Visit implements tlog.Visitor.
+func (m *matcher) Visit(leaf tlog.Leaf) bool {
+	m.batch = append(m.batch, leaf)
+	m.bytes += len(leaf.Data)
+	if len(m.batch) < batchLeaves && m.bytes < batchBytes {
+		return false
+	}
+	m.flush()
+	m.mu.Lock()
+	found, bad := len(m.findings), len(m.unparsed)
+	m.mu.Unlock()
+	return m.end != nil && m.end(m.seen, found, bad)
+}
+
+// Reset implements tlog.Visitor.
+func (m *matcher) Reset() { m.take() }
+
+// take waits for the batches in hand and returns what the slice held, in the
+// log's order.
+func (m *matcher) take() ([]watch.Finding, []unparsed) {
+	m.flush()
+	m.wg.Wait()
+	findings, bad := m.findings, m.unparsed
+	m.findings, m.unparsed, m.seen = nil, nil, 0
+	// Stable: the findings of one leaf stay in the order of its signers.
+	slices.SortStableFunc(findings, func(a, b watch.Finding) int { return cmp.Compare(a.Index, b.Index) })
+	slices.SortFunc(bad, func(a, b unparsed) int { return cmp.Compare(a.leaf.Index, b.leaf.Index) })
+	return findings, bad
+}
+
+// visitAll shows a matcher the leaves [from, to) without proving anything, and
+// returns how far it came. A range that cannot be had is passed over.
+func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (uint64, error) {
+	var last error
+	for from < to {
+		var skip *tlog.LeafError
+		for leaf, err := range log.Leaves(ctx, from, to) {
+			if last = err; err != nil {
+				break
+			}
+			m.Visit(leaf)
+			from = leaf.Index + 1
+		}
+		if !errors.As(last, &skip) {
+			return from, last
+		}
+		from = min(to, max(from+1, skip.End))
+		last = nil
+	}
+	return from, nil
+}
+
+func (m *matcher) flush() {
+	if len(m.batch) == 0 {
+		return
+	}
+	batch := m.batch
+	m.batch, m.bytes = make([]tlog.Leaf, 0, batchLeaves), 0
+	m.seen += len(batch)
+	m.saw(m.seen)
+	m.workers <- struct{}{}
+	m.wg.Go(func() {
+		defer func() { <-m.workers }()
+		findings, bad := m.match(batch)
+		if findings == nil && bad == nil {
+			return
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.findings = append(m.findings, findings...)
+		m.unparsed = append(m.unparsed, bad...)
+	})
+}
+
+func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unparsed) {
+	for _, leaf := range batch {
+		e, err := parse(leaf.Data)
+		if err != nil {
+			u := unparsed{leaf: leaf, err: err}
+			errors.As(err, &u.kind)
+			// The buffer that the leaf lies in is as large as its bundle.
+			u.leaf.Data = bytes.Clone(leaf.Data)
+			bad = append(bad, u)
+		}
+		if e == nil {
+			continue
+		}
+		for _, f := range m.rules.Match(e, m.trust) {
+			findings = append(findings, m.locate(f, leaf))
+		}
+	}
+	return findings, bad
+}
+
+// parse is entry.Parse. A panic in one of the many parsers behind it (PGP, RPM,
+// CMS, …) is one more way of an entry not to parse: it must not stop the log.
+func parse(leaf []byte) (e *entry.Entry, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, err = nil, fmt.Errorf("parser panicked: %v", r)
+		}
+	}()
+	return entry.Parse(leaf)
+}
+
+// locate fills in what the entry itself does not say: where it is, and what the
+// log claims about it.
+func (m *matcher) locate(f watch.Finding, leaf tlog.Leaf) watch.Finding {
+	f.Log, f.Origin, f.LogType = m.info.ID, m.info.Origin, m.info.Type
+	f.Index, f.LeafHash = leaf.Index, leaf.Hash
+	f.Link = link(m.info, leaf)
+	c := leaf.Claims
+	if c == nil {
+		return f
+	}
+	f.UUID, f.LogIndex = c.UUID, &c.GlobalIndex
+	vouched := "nothing"
+	if c.Vouched != nil && c.Vouched() {
+		vouched = "signed entry timestamp"
+	}
+	f.Times = append([]watch.Time{{Time: c.IntegratedTime, What: "integrated", Vouched: vouched}}, f.Times...)
+	return f
+}
+
+// link is where the entry can be looked at. It is built from the configured URL
+// and numbers, never from what the log says.
+func link(info tlog.Info, leaf tlog.Leaf) string {
+	u, err := url.Parse(info.URL)
+	if err != nil {
+		return ""
+	}
+	switch info.Type {
+	case tlog.RekorV1:
+		if leaf.Claims == nil {
+			return ""
+		}
+		if u.Host == "rekor.sigstore.dev" {
+			return fmt.Sprintf("https://search.sigstore.dev/?logIndex=%d", leaf.Claims.GlobalIndex)
+		}
+		return u.JoinPath("api/v1/log/entries").String() + fmt.Sprintf("?logIndex=%d", leaf.Claims.GlobalIndex)
+	case tlog.RekorV2:
+		return u.JoinPath(bundlePath(leaf.Index)).String()
+	}
+	return ""
+}

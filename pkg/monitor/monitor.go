@@ -1,0 +1,342 @@
+// Package monitor is the run: one pass over all logs. Read [Monitor.Run] from the
+// top. It is the only package that knows all the others; nothing calls back.
+//
+//	begin      load run.json, take the lease, read decisions       (begin.go)
+//	discover   which logs there are now                            (discover.go)
+//	each log, all at once                                          (log.go)
+//	  advance  a newer checkpoint, proven consistent with the old one
+//	  scan     slice by slice: leaves, proof, findings, one commit   (scan.go)
+//	deliver    meanwhile: outboxes to sinks                        (deliver.go)
+//	finish     health conditions, result, release the lease        (health.go)
+//
+// Promises kept here, each by the code that its name stands beside: P1 and P2 by
+// the order of writes in commitSlice, P3 by the outboxes and deliver, P4 by logState
+// (compare-and-swap; a lost one stops the log), P6 by running each log by itself,
+// P7 by slices, the budget and holes, P8 by conditions, P9 by notices, P10 by
+// Result.Exit.
+package monitor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/notify"
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// Monitor is everything that a run needs. The fields are set once.
+type Monitor struct {
+	Config *config.Config
+	State  *state.State
+	Sinks  []notify.Sink
+	Client *tlog.Client
+	Logger *slog.Logger
+	// Version is said in results.
+	Version string
+	// Every is how often runs are scheduled, and Budget how long one may work:
+	// together they say what can be read. Defaults: 1 h and 25 min.
+	Every  time.Duration
+	Budget time.Duration
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+	// Progress is told how far a log was read; default nothing.
+	Progress func(log tlog.Info, scanned, size uint64)
+	// SliceEntries bounds a slice; default 65,536. A slice also ends after 30 s, 1,000
+	// findings, or 100 leaves that do not parse.
+	SliceEntries int
+	// CommitEvery is the shortest time between two commits of a log; default none. A
+	// bucket takes about one write a second per object.
+	CommitEvery time.Duration
+	// Again is how long to wait before each further look at what counts against a
+	// log; default see tlog.Audit.
+	Again []time.Duration
+}
+
+// Limits and delays of the design.
+const (
+	holeAfter     = 6 * time.Hour    // that a leaf cannot be had before it is a hole
+	rollbackAfter = 10 * time.Minute // that a rollback has lasted before it is an incident
+	commitTime    = time.Minute      // for one commit after the run's own time is over
+	leaseMargin   = 5 * time.Minute  // beyond the budget
+)
+
+func (m *Monitor) defaults() {
+	if m.Every == 0 {
+		m.Every = time.Hour
+	}
+	if m.Budget == 0 {
+		m.Budget = 25 * time.Minute
+	}
+	if m.Now == nil {
+		m.Now = time.Now
+	}
+	if m.Progress == nil {
+		m.Progress = func(tlog.Info, uint64, uint64) {}
+	}
+	if m.SliceEntries == 0 {
+		m.SliceEntries = 1 << 16
+	}
+	if m.Logger == nil {
+		m.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// run is one pass in progress.
+type run struct {
+	*Monitor
+	id      string
+	started time.Time
+	// work ends with the budget or when the caller's context does; what has to be
+	// kept is kept after that, on contexts of its own.
+	work      context.Context
+	workers   workers
+	health    *health
+	deliver   *delivery
+	doc       *runState
+	keys      []state.Decision // accepted keys
+	forgotten []tlog.ID        // logs that are not configured any more
+	// services are those that were watched before this run.
+	services map[string]bool
+	pending  map[tlog.ID][]state.Decision
+
+	mu     sync.Mutex
+	result Result
+}
+
+// Run makes one pass over all logs. The error is for a run that could not begin:
+// a *state.LeaseError, or state that cannot be used. Otherwise the result says what
+// went wrong, in Result.Exit too. When ctx ends, proven progress is saved.
+func (m *Monitor) Run(ctx context.Context) (*Result, error) {
+	m.defaults()
+	r, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var cancel context.CancelFunc
+	r.work, cancel = context.WithTimeout(ctx, m.Budget)
+	defer cancel()
+
+	r.deliver = r.startDelivery(ctx, r.doc)
+	found, failed := m.discover(r.work, r.doc.known(), r.keys)
+	r.notWatched(found, failed)
+	for _, f := range failed {
+		r.failedLog(f)
+	}
+	var logs, loaded sync.WaitGroup
+	for _, l := range found {
+		loaded.Add(1)
+		logs.Go(func() { r.watchLog(l, sync.OnceFunc(loaded.Done)) })
+	}
+	loaded.Wait()
+	r.deliver.begin()
+	logs.Wait()
+	if err := ctx.Err(); err != nil {
+		r.failf("interrupted: %v; proven progress is saved, and the next run goes on from there", err)
+	}
+	return r.finish(ctx), nil
+}
+
+// begin loads run.json and takes the lease; on the very first run it writes
+// run.json before anything else.
+func (m *Monitor) begin(ctx context.Context) (*run, error) {
+	started := m.Now().UTC()
+	decisions, decisionsErr := m.State.Decisions(ctx)
+	doc, err := m.State.LoadRun(ctx)
+	first := errors.Is(err, state.ErrNotExist)
+	if first {
+		doc = &state.Run{FirstRun: started}
+	} else if err != nil {
+		if doc, err = m.withoutRun(ctx, err, decisions, started); err != nil {
+			return nil, fmt.Errorf("state: %w", err)
+		}
+	}
+	id := runID(started)
+	if err := m.State.AcquireLease(ctx, doc, id, started.Add(m.Budget+leaseMargin), started); err != nil {
+		return nil, err
+	}
+	r := &run{Monitor: m, id: id, started: started, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r.doc = &runState{doc: doc, state: m.State, first: first || len(doc.Logs) == 0}
+	r.result = Result{
+		Run: id, Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{},
+		Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings,
+	}
+	r.services = make(map[string]bool)
+	for _, url := range doc.Services {
+		r.services[url] = true
+	}
+	if decisionsErr != nil {
+		r.failf("decisions: %v", decisionsErr)
+	}
+	r.sortDecisions(decisions)
+	return r, nil
+}
+
+// withoutRun begins with a new run.json where the old one is lost or corrupt, if
+// an operator has decided to take a new baseline of a log since. Every configured
+// service counts as watched before, so no log of it is started at its head.
+func (m *Monitor) withoutRun(ctx context.Context, lost error, decisions []state.Decision, now time.Time) (*state.Run, error) {
+	var corrupt *state.CorruptError
+	if !isLost(lost) && !errors.As(lost, &corrupt) {
+		return nil, lost
+	}
+	decided := false
+	for _, d := range decisions {
+		if d.Kind != state.TakeBaseline {
+			continue
+		}
+		l, err := m.State.LoadLog(ctx, d.Log)
+		decided = decided || err != nil || !slices.Contains(l.Applied, d.ID)
+	}
+	if !decided {
+		return nil, lost
+	}
+	doc := &state.Run{FirstRun: now}
+	if corrupt != nil {
+		doc.Supersede(corrupt)
+	}
+	for _, l := range m.Config.Logs {
+		doc.Services = append(doc.Services, l.URL)
+	}
+	return doc, nil
+}
+
+func runID(now time.Time) string {
+	var b [4]byte
+	rand.Read(b[:])
+	return now.Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}
+
+// sortDecisions gives each log its decisions. Accepted keys are needed before a
+// log can be opened, in every run; the others are applied once.
+func (r *run) sortDecisions(all []state.Decision) {
+	r.pending = make(map[tlog.ID][]state.Decision)
+	for _, d := range all {
+		if d.Kind == state.AcceptKey {
+			r.keys = append(r.keys, d)
+		}
+		r.pending[d.Log] = append(r.pending[d.Log], d)
+	}
+}
+
+// keep is a context for what must be written although the run's time is over.
+func (r *run) keep() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.work), commitTime)
+}
+
+func (r *run) failf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Errors = append(r.result.Errors, fmt.Sprintf(format, args...))
+	r.Logger.Error("run", "error", fmt.Sprintf(format, args...))
+}
+
+func (r *run) warnf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Warnings = append(r.result.Warnings, fmt.Sprintf(format, args...))
+}
+
+// report adds a log's outcome to the result.
+func (r *run) report(l LogResult, findings []watch.Finding, incidents []IncidentResult) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Logs = append(r.result.Logs, l)
+	room := min(len(findings), maxFindings-len(r.result.Findings))
+	r.result.Findings = append(r.result.Findings, findings[:room]...)
+	r.result.FindingsCut += l.Findings - room
+	r.result.Incidents = append(r.result.Incidents, incidents...)
+}
+
+// failedLog reports a log, or a service, that could not be opened. What was served
+// and does not verify is an incident of the log if it is known.
+func (r *run) failedLog(f notFound) {
+	var unverified *tlog.Unverified
+	errors.As(f.err, &unverified)
+	if f.id == "" {
+		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusError, Error: f.err.Error()}, nil, nil)
+		r.health.lasting("service:"+f.url, "cannot be read: "+f.err.Error(), "check the URL, the network and the log's status page")
+		return
+	}
+	r.unopened(f, unverified)
+}
+
+// notWatched says once that a log which was watched is not configured any more.
+func (r *run) notWatched(found []watched, failed []notFound) {
+	now := make(map[tlog.ID]bool)
+	urls := make(map[string]bool)
+	for _, l := range found {
+		now[l.Info().ID] = true
+	}
+	for _, f := range failed {
+		now[f.id] = true
+		urls[f.url] = true
+	}
+	for id, url := range r.doc.known() {
+		if now[id] || urls[url] {
+			continue
+		}
+		if r.keyAccepted(id) {
+			continue
+		}
+		r.forgotten = append(r.forgotten, id)
+		text := fmt.Sprintf("log %s at %s is not configured any more and is no longer watched; its state is kept", id, url)
+		r.warnf("%s", text)
+		r.health.notice("unwatched:"+string(id), text)
+	}
+}
+
+func (r *run) keyAccepted(id tlog.ID) bool {
+	for _, d := range r.keys {
+		if d.Log == id {
+			return true
+		}
+	}
+	return false
+}
+
+// putAlert seals an alert, writes its payload and returns what an outbox holds of
+// it: nothing if no sink takes its class.
+func (r *run) putAlert(ctx context.Context, a report.Alert) (*state.Pending, error) {
+	a.Created, a.Run = r.Now().UTC(), r.id
+	a.Seal()
+	payload, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("alert: %w", err)
+	}
+	if err := r.State.PutAlert(ctx, a.ID, payload); err != nil {
+		var exists *state.ExistsError
+		// The same alert of an earlier, cut-off try: only when and by which run it was
+		// made differs.
+		if !errors.As(err, &exists) {
+			return nil, err
+		}
+	}
+	sinks := r.sinksFor(a.Class)
+	if len(sinks) == 0 {
+		return nil, nil
+	}
+	return &state.Pending{Alert: a.ID, Class: string(a.Class), Since: a.Created, Sinks: sinks}, nil
+}
+
+// sinksFor names the sinks that take a class of alerts.
+func (r *run) sinksFor(class report.Class) []string {
+	var names []string
+	for _, s := range r.Sinks {
+		if s.Takes(class) {
+			names = append(names, s.Name())
+		}
+	}
+	return names
+}

@@ -1,0 +1,135 @@
+package monitor
+
+import (
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// Status says how one log fared in a run.
+type Status string
+
+// The statuses. The worst that applies is given.
+const (
+	StatusOK       Status = "ok"
+	StatusBaseline Status = "baseline" // first seen in this run
+	StatusBehind   Status = "behind"   // there is more to read than this run could
+	StatusStale    Status = "stale"    // serves an older checkpoint
+	StatusError    Status = "error"    // could not be checked; Error says why
+	StatusTamper   Status = "tamper"   // an incident is going on
+	StatusFrozen   Status = "frozen"   // signed that it takes no more entries; not yet read to its end
+	StatusRetired  Status = "retired"  // takes no more entries, and was read to its end
+)
+
+// Exit statuses of `whosigned run`; the first that applies.
+const (
+	ExitClean    = 0
+	ExitFailed   = 1 // could not do its job
+	ExitUsage    = 2 // usage or configuration
+	ExitFindings = 3 // unexpected findings
+	ExitTamper   = 4 // tampering that has not been accepted
+)
+
+// maxFindings is how many findings a result lists. All of them are in findings/.
+const maxFindings = 5000
+
+// Result is what a run did. Its JSON is a stable interface.
+type Result struct {
+	Run      string          `json:"run,omitempty"`
+	Version  string          `json:"version,omitempty"`
+	Started  time.Time       `json:"started"`
+	Finished time.Time       `json:"finished"`
+	Exit     int             `json:"exit"`
+	Logs     []LogResult     `json:"logs"`
+	Findings []watch.Finding `json:"findings"`
+	// FindingsCut is how many findings are not listed, but only counted and kept.
+	FindingsCut int               `json:"findingsCut,omitempty"`
+	Incidents   []IncidentResult  `json:"incidents"`
+	Health      []ConditionResult `json:"health"`
+	Alerts      AlertsResult      `json:"alerts"`
+	Warnings    []string          `json:"warnings,omitempty"`
+	Errors      []string          `json:"errors,omitempty"` // of the run as a whole
+	Requests    uint64            `json:"requests"`
+	Bytes       uint64            `json:"bytes"`
+}
+
+// LogResult is what a run did about one log.
+type LogResult struct {
+	ID       tlog.ID         `json:"id"`
+	Origin   string          `json:"origin"`
+	Type     tlog.Type       `json:"type"`
+	URL      string          `json:"url"`
+	TreeID   string          `json:"treeId,omitempty"`
+	Coverage config.Coverage `json:"coverage"`
+	Size     uint64          `json:"size"`    // proven
+	Scanned  uint64          `json:"scanned"` // leaves read and proven
+	Entries  uint64          `json:"entries"` // read in this run
+	Findings int             `json:"findings"`
+	Expected int             `json:"expected"` // of the findings
+	Unparsed int             `json:"unparsed,omitempty"`
+	Holes    int             `json:"holes,omitempty"`    // in all
+	Unproven uint64          `json:"unproven,omitempty"` // entries read outside the proven history in this run
+	Status   Status          `json:"status"`
+	Error    string          `json:"error,omitempty"`
+	Notes    []string        `json:"notes,omitempty"`
+}
+
+// IncidentResult is an incident that no decision has closed.
+type IncidentResult struct {
+	ID       string     `json:"id"`
+	Log      tlog.ID    `json:"log"`
+	Kind     string     `json:"kind"`
+	Proof    bool       `json:"proof"`
+	Text     string     `json:"text"`
+	Opened   time.Time  `json:"opened"`
+	Ended    *time.Time `json:"ended,omitempty"`
+	Evidence string     `json:"evidence"` // object in the state
+}
+
+// ConditionResult is a health condition that is open.
+type ConditionResult struct {
+	Key   string    `json:"key"`
+	Text  string    `json:"text"`
+	Since time.Time `json:"since"`
+	Said  bool      `json:"alerted"` // false while it has not lasted long enough
+}
+
+// AlertsResult counts alerts on their way to people.
+type AlertsResult struct {
+	Delivered int `json:"delivered"` // taken by a sink in this run, counted per sink
+	Pending   int `json:"pending"`   // alerts that a sink has not taken yet
+	// Failed is each sink's last refusal in this run.
+	Failed map[string]string `json:"failed,omitempty"`
+
+	untaken int // pending alerts that no sink took
+}
+
+// exit picks the exit status: the first that applies of tamper, failure, findings.
+func (r *Result) exit() int {
+	switch {
+	case len(r.Incidents) > 0:
+		return ExitTamper
+	case r.failed():
+		return ExitFailed
+	}
+	for _, l := range r.Logs {
+		if l.Findings > l.Expected {
+			return ExitFindings
+		}
+	}
+	return ExitClean
+}
+
+func (r *Result) failed() bool {
+	if len(r.Errors) > 0 || r.Alerts.untaken > 0 {
+		return true
+	}
+	for _, l := range r.Logs {
+		if l.Status == StatusError || l.Error != "" {
+			return true
+		}
+	}
+	return false
+}

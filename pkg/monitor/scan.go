@@ -1,0 +1,501 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// Bounds of a slice besides Monitor.SliceEntries.
+const (
+	sliceTime     = 30 * time.Second
+	sliceFindings = 1000
+	sliceUnparsed = 100
+	alertFindings = 50 // listed in one alert; the rest is counted and pointed at
+)
+
+// read scans every leaf between what was scanned before and the trusted
+// checkpoint, and what lies outside the trusted history as unproven.
+func (w *logRun) read(v tlog.Verdict) error {
+	if w.st.doc.Scanned == nil {
+		if err := w.startReading(v.Trusted); err != nil {
+			return err
+		}
+	}
+	if !hasProof(w.st.doc) {
+		if err := w.scan(v.Trusted); err != nil {
+			return err
+		}
+		if err := w.fillHoles(v.Trusted); err != nil {
+			return err
+		}
+	}
+	return w.scanUnproven(v)
+}
+
+// startReading is for a log whose coverage was consistency before.
+func (w *logRun) startReading(cp tlog.Checkpoint) error {
+	start, why := w.cfg.Start.Index, "reading starts at the configured index"
+	if w.cfg.Start.Head {
+		start, why = cp.Size, "coverage was consistency before; reading starts at the head"
+	}
+	start = min(start, cp.Size)
+	if !w.cfg.AcceptLag {
+		if err := w.plan(start, cp.Size).refuse(); err != nil {
+			return err
+		}
+	}
+	f, incident, err := w.audit.Frontier(w.work, start, cp)
+	if incident != nil {
+		return w.stray(incident)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := w.keep()
+	defer cancel()
+	now := w.Now().UTC()
+	return w.st.commit(ctx, func(d *state.Log) {
+		d.Scanned, d.Start = &f, start
+		if start > 0 {
+			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: start, Reason: why, At: now})
+		}
+		d.Rules = append(d.Rules, state.RulesFrom{Hash: w.Config.Rules.Hash(), From: start, At: now})
+		d.Notices = append(d.Notices, w.say("coverage is full now; %s", w.reads(start)))
+	})
+}
+
+// scan reads up to the trusted checkpoint, slice by slice, each proven and
+// committed before the next.
+func (w *logRun) scan(cp tlog.Checkpoint) error {
+	m := w.matcher()
+	for {
+		reader := w.audit.Reader(w.work, cp, *w.st.doc.Scanned, cp.Size)
+		passed, err := w.slices(reader, m, cp)
+		reader.Close()
+		m.Reset()
+		if err != nil || !passed {
+			w.clear = err == nil && reader.Done() && w.st.doc.Stuck == nil
+			return err
+		}
+	}
+}
+
+// slices reads until the end, the budget, or a leaf that cannot be had; passed
+// says that such a leaf has become a hole, and reading can go on after it.
+func (w *logRun) slices(reader *tlog.Reader, m *matcher, cp tlog.Checkpoint) (passed bool, err error) {
+	for !reader.Done() {
+		began := w.Now()
+		m.end = func(leaves, findings, unparsed int) bool {
+			return leaves >= w.SliceEntries || findings >= sliceFindings || unparsed >= sliceUnparsed ||
+				w.Now().Sub(began) >= sliceTime || w.work.Err() != nil
+		}
+		from := w.st.doc.Scanned.Size
+		m.saw = func(leaves int) { w.Progress(w.info, from+uint64(leaves), cp.Size) }
+		slice, err := reader.Next(m)
+		ctx, cancel := w.keep()
+		if err == nil {
+			err = w.commitSlice(ctx, slice, m)
+		}
+		if err == nil && slice.Stuck != nil {
+			passed, err = w.stuck(ctx, slice, cp)
+		}
+		cancel()
+		if err != nil || slice.Stuck != nil {
+			return passed, err
+		}
+		if slice.Err != nil {
+			if w.work.Err() != nil {
+				return false, nil // the budget is over; what was read is committed
+			}
+			return false, fmt.Errorf("reading on at index %d: %w", slice.To, slice.Err)
+		}
+	}
+	return false, nil
+}
+
+// commitSlice makes a proven slice count. First everything that the commit will
+// name is written, then the one commit that names it and moves the cursor (P1,
+// P2); only then may its alerts be delivered (P3).
+func (w *logRun) commitSlice(ctx context.Context, slice tlog.Slice, m *matcher) error {
+	findings, bad := m.take()
+	if slice.To == slice.From && slice.Incident == nil {
+		return nil
+	}
+	kept, err := w.keepFindings(ctx, slice.From, slice.To, findings, bad)
+	if err != nil {
+		return err
+	}
+	accused := func(*state.Log) {}
+	if slice.Incident != nil {
+		if accused, err = w.accuse(ctx, slice.Incident); err != nil {
+			return err
+		}
+		w.result.Status = StatusTamper
+	}
+	err = w.st.commit(ctx, func(d *state.Log) {
+		d.Scanned = &slice.Frontier
+		d.Entries += slice.To - slice.From
+		if d.Stuck != nil && d.Stuck.Index < slice.To {
+			d.Stuck = nil
+		}
+		kept.apply(d)
+		accused(d)
+	})
+	if err != nil {
+		return err
+	}
+	w.count(slice.To-slice.From, findings, bad)
+	w.deliver.poke()
+	return nil
+}
+
+// kept is what was written for a slice and has yet to be named by a commit.
+type kept struct {
+	object   string // "" if nothing was found
+	found    uint64
+	unparsed uint64
+	alerts   []state.Pending
+}
+
+func (k kept) apply(d *state.Log) {
+	if k.object != "" {
+		d.Findings = k.object
+	}
+	d.Found += k.found
+	d.Unparsed += k.unparsed
+	d.Outbox = append(d.Outbox, k.alerts...)
+}
+
+// keepFindings writes a slice's findings, the leaves that do not parse, and the
+// alerts.
+func (w *logRun) keepFindings(ctx context.Context, from, to uint64, findings []watch.Finding, bad []unparsed) (kept, error) {
+	k := kept{found: uint64(len(findings)), unparsed: uint64(len(bad))}
+	for _, u := range bad {
+		if _, err := w.State.PutUnparsed(ctx, w.info.ID, u.leaf.Index, u.leaf.Data); err != nil {
+			return k, fmt.Errorf("keeping leaf %d, which does not parse: %w", u.leaf.Index, err)
+		}
+	}
+	if len(findings) == 0 {
+		return k, nil
+	}
+	var err error
+	if k.object, err = w.State.PutFindings(ctx, w.info.ID, from, to, w.st.doc.Findings, findings); err != nil {
+		return k, fmt.Errorf("findings of entries %d to %d: %w", from, to-1, err)
+	}
+	// An untrusted chain is routed by itself: anybody can make one.
+	var alarming, untrusted []watch.Finding
+	expected := 0
+	for _, f := range findings {
+		switch {
+		case f.Expected:
+			expected++
+		case f.Trusted == watch.Untrusted:
+			untrusted = append(untrusted, f)
+		default:
+			alarming = append(alarming, f)
+		}
+	}
+	for _, group := range [][]watch.Finding{alarming, untrusted} {
+		if len(group) == 0 {
+			continue
+		}
+		p, err := w.putAlert(ctx, w.identityAlert(from, to, group, expected, k.object))
+		if err != nil {
+			return k, err
+		}
+		if p != nil {
+			k.alerts = append(k.alerts, *p)
+		}
+		expected = 0 // said once
+	}
+	return k, nil
+}
+
+func (w *logRun) identityAlert(from, to uint64, findings []watch.Finding, expected int, object string) report.Alert {
+	a := report.Alert{
+		Class: report.ClassIdentity, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type, From: from, To: to,
+		Findings: findings, Expected: expected, Pointer: object,
+	}
+	if len(findings) > alertFindings {
+		a.Findings, a.Cut = findings[:alertFindings], len(findings)-alertFindings
+	}
+	return a
+}
+
+// count adds committed findings to the result.
+func (w *logRun) count(entries uint64, findings []watch.Finding, bad []unparsed) {
+	w.result.Entries += entries
+	w.result.Findings += len(findings)
+	w.result.Unparsed += len(bad)
+	for _, f := range findings {
+		if f.Expected {
+			w.result.Expected++
+		}
+	}
+	w.findings = append(w.findings, findings[:min(len(findings), maxFindings-len(w.findings))]...)
+	if len(bad) == 0 {
+		return
+	}
+	kinds := map[string]int{}
+	for _, u := range bad {
+		switch {
+		case u.kind != nil:
+			kinds[fmt.Sprintf("unknown kind %.40q %.20q", u.kind.Kind, u.kind.Version)]++
+		default:
+			kinds[fmt.Sprintf("%.200s", u.err)]++
+		}
+	}
+	var parts []string
+	for text, n := range kinds {
+		parts = append(parts, fmt.Sprintf("%d × %s", n, text))
+	}
+	slices.Sort(parts)
+	if len(parts) > 5 {
+		parts = append(parts[:5], "…")
+	}
+	text := w.say("%d entries could not be parsed, the first at index %d: %s", len(bad), bad[0].leaf.Index, strings.Join(parts, "; "))
+	w.result.Notes = append(w.result.Notes, text)
+	w.health.daily("log:"+string(w.info.ID)+":unparsed", text, "they are hashed, counted and kept under findings/"+string(w.info.ID)+"/unparsed; a newer release may read them")
+}
+
+// matcher parses and matches this log's leaves, and shows progress.
+func (w *logRun) matcher() *matcher {
+	m := newMatcher(w.Config, w.info, w.workers)
+	return m
+}
+
+// stuck remembers since when leaves cannot be had. After holeAfter each of them
+// becomes a hole, whose hash is proven, and reading passes it (P7).
+func (w *logRun) stuck(ctx context.Context, slice tlog.Slice, cp tlog.Checkpoint) (passed bool, err error) {
+	now := w.Now().UTC()
+	s := state.Stuck{Index: slice.To, End: slice.Stuck.End, Since: now, Error: slice.Stuck.Err.Error()}
+	if before := w.st.doc.Stuck; before != nil && before.Index <= s.Index && s.Index < before.End {
+		s.Since = before.Since
+	}
+	if now.Sub(s.Since) < holeAfter {
+		w.result.Error = fmt.Sprintf("%v; reading stops before it until %s", slice.Stuck, s.Since.Add(holeAfter).Format(time.RFC3339))
+		return false, w.st.commit(ctx, func(d *state.Log) { d.Stuck = &s })
+	}
+	frontier, end := slice.Frontier, min(max(s.End, s.Index+1), cp.Size)
+	var holes []state.Hole
+	var changes []func(*state.Log)
+	for index := s.Index; index < end; index++ {
+		hash, next, err := w.audit.Hole(ctx, cp, frontier)
+		if err != nil {
+			return false, fmt.Errorf("leaf %d cannot be had, nor can its hash: %w", index, err)
+		}
+		change, err := w.accuse(ctx, tlog.NewHole(w.info.ID, index, hash, cp.Note, s.Error))
+		if err != nil {
+			return false, err
+		}
+		holes = append(holes, state.Hole{Index: index, Hash: hash, Since: s.Since, Reason: s.Error})
+		changes = append(changes, change)
+		frontier = next
+	}
+	w.result.Status = StatusTamper
+	return true, w.st.commit(ctx, func(d *state.Log) {
+		for _, change := range changes {
+			change(d)
+		}
+		d.Holes = append(d.Holes, holes...)
+		d.Scanned, d.Stuck = &frontier, nil
+	})
+}
+
+// maxRefill is how many holes a run asks for again.
+const maxRefill = 100
+
+// fillHoles asks once more for the leaves that could not be had.
+func (w *logRun) fillHoles(cp tlog.Checkpoint) error {
+	for i, hole := range w.st.read().Holes {
+		if i == maxRefill || w.work.Err() != nil {
+			break
+		}
+		in := tlog.NewHole(w.info.ID, hole.Index, hole.Hash, cp.Note, hole.Reason)
+		leaf, ok := w.leafAt(hole.Index)
+		if !ok || leaf.Hash != hole.Hash {
+			w.seen[in.ID] = true
+			continue
+		}
+		m := w.matcher()
+		m.Visit(leaf)
+		findings, bad := m.take()
+		ctx, cancel := w.keep()
+		kept, err := w.keepFindings(ctx, hole.Index, hole.Index+1, findings, bad)
+		if err == nil {
+			err = w.st.commit(ctx, func(d *state.Log) {
+				kept.apply(d)
+				d.Holes = slices.DeleteFunc(slices.Clone(d.Holes), func(h state.Hole) bool { return h.Index == hole.Index })
+				d.Notices = append(d.Notices, w.say("leaf %d, which could not be had since %s, is served again and was read", hole.Index, hole.Since.Format(time.RFC3339)))
+			})
+		}
+		cancel()
+		if err != nil {
+			return err
+		}
+		w.count(1, findings, bad)
+		w.deliver.poke()
+	}
+	return nil
+}
+
+func (w *logRun) leafAt(index uint64) (tlog.Leaf, bool) {
+	for leaf, err := range w.log.Leaves(tlog.Fresh(w.work), index, index+1) {
+		return leaf, err == nil
+	}
+	return tlog.Leaf{}, false
+}
+
+// scanUnproven reads what lies outside the trusted history, so that nobody can
+// blind us by being caught, or by withholding one leaf: beyond a leaf that cannot
+// be passed, or under a checkpoint that is not trusted. Its findings are alerted,
+// marked unproven; the trusted cursor does not move.
+func (w *logRun) scanUnproven(v tlog.Verdict) error {
+	doc := w.st.read()
+	cp, from := v.Trusted, uint64(0)
+	switch {
+	case (hasProof(&doc) || v.Incident != nil) && v.Served != nil:
+		cp, from = *v.Served, doc.Scanned.Size
+	case doc.Stuck != nil:
+		from = doc.Stuck.End
+	default:
+		if doc.Unproven == nil {
+			return nil
+		}
+		ctx, cancel := w.keep()
+		defer cancel()
+		return w.st.commit(ctx, func(d *state.Log) { d.Unproven = nil })
+	}
+	if doc.Unproven != nil {
+		from = max(from, doc.Unproven.Scanned)
+	}
+	m := w.matcher()
+	for from < cp.Size && w.work.Err() == nil {
+		next, err := w.unprovenSlice(m, cp, from)
+		if err != nil {
+			return err
+		}
+		w.result.Unproven += next - from
+		from = next
+	}
+	return nil
+}
+
+// unprovenSlice reads some leaves without a proof and commits what was found.
+func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64) (uint64, error) {
+	to := min(cp.Size, from+uint64(w.SliceEntries))
+	next, err := visitAll(w.work, w.log, m, from, to)
+	findings, bad := m.take()
+	if err != nil && next == from {
+		return from, fmt.Errorf("reading entry %d outside the trusted history: %w", from, err)
+	}
+	for i := range findings {
+		findings[i].Unproven, findings[i].Expected = true, false
+	}
+	ctx, cancel := w.keep()
+	defer cancel()
+	kept, err := w.keepFindings(ctx, from, next, findings, bad)
+	if err != nil {
+		return from, err
+	}
+	err = w.st.commit(ctx, func(d *state.Log) {
+		kept.apply(d)
+		d.Unproven = &state.Unproven{Note: string(cp.Note), Scanned: next}
+	})
+	if err != nil {
+		return from, err
+	}
+	w.count(0, findings, bad)
+	w.deliver.poke()
+	return next, nil
+}
+
+// conclude puts the log into the run's result.
+func (w *logRun) conclude(err error) {
+	l := &w.result
+	incidents := w.strays
+	if err != nil && l.Error == "" {
+		l.Error = err.Error()
+	}
+	if w.st != nil {
+		doc := w.st.read()
+		incidents = append(incidents, w.describe(&doc)...)
+	}
+	key := "log:" + string(w.info.ID)
+	if l.Error != "" {
+		w.health.hold(key + ":")
+		if l.Status != StatusTamper {
+			l.Status = StatusError
+		}
+		w.health.lasting(key+":unchecked", w.say("it could not be checked: %s", l.Error), "see the error; if the log is down, its status page")
+	}
+	w.Logger.Info("log", "id", l.ID, "origin", l.Origin, "status", l.Status, "size", l.Size, "scanned", l.Scanned,
+		"entries", l.Entries, "findings", l.Findings, "error", l.Error)
+	w.report(*l, w.findings, incidents)
+}
+
+// describe fills in the result from the document as committed, and returns the
+// incidents that no decision has closed.
+func (w *logRun) describe(doc *state.Log) []IncidentResult {
+	l := &w.result
+	var cp tlog.Checkpoint
+	if w.log != nil {
+		if trusted, err := w.log.Open([]byte(doc.Checkpoint)); err == nil {
+			cp = trusted
+			l.Size, l.Origin = cp.Size, cp.Origin
+		}
+	}
+	if doc.Scanned != nil {
+		l.Scanned = doc.Scanned.Size
+	}
+	l.Holes = len(doc.Holes)
+	w.standing(doc, cp)
+	var open []IncidentResult
+	for _, i := range doc.Incidents {
+		if i.Closed != "" {
+			continue
+		}
+		r := IncidentResult{ID: i.ID, Log: w.info.ID, Kind: i.Kind, Proof: i.Proof, Text: i.Text, Opened: i.Opened, Ended: i.Ended}
+		if len(i.Evidence) > 0 {
+			r.Evidence = i.Evidence[len(i.Evidence)-1]
+		}
+		open = append(open, r)
+	}
+	return open
+}
+
+// standing picks the status of a log that was checked, and its health.
+func (w *logRun) standing(doc *state.Log, cp tlog.Checkpoint) {
+	l := &w.result
+	key := "log:" + string(w.info.ID)
+	full := w.cfg.Coverage == config.Full && doc.Scanned != nil
+	behind := full && doc.Scanned.Size < cp.Size
+	switch {
+	case l.Status != StatusOK && l.Status != StatusBaseline || l.Error != "":
+	case behind:
+		l.Status = StatusBehind
+		l.Notes = append(l.Notes, w.say("%d entries are still to be read", cp.Size-doc.Scanned.Size))
+		if !w.cfg.AcceptLag {
+			w.health.lasting(key+":behind", w.say("reading is %d entries behind", cp.Size-doc.Scanned.Size),
+				"give runs more time (--budget), run more often (--every), or set accept_lag: true")
+		}
+	case l.Status == StatusBaseline:
+	case doc.Retired != nil:
+		l.Status = StatusRetired
+	case cp.Frozen:
+		l.Status = StatusFrozen
+	}
+	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !cp.Frozen && w.Now().Sub(doc.CheckpointGrew) > q {
+		w.health.atOnce(key+":quiet", w.say("it has not grown since %s", doc.CheckpointGrew.Format(time.RFC3339)),
+			"compare with the log's status page: it may be down, or we may be shown an old view")
+	}
+}
