@@ -56,11 +56,11 @@ func clone(d *state.Log) *state.Log {
 	return &c
 }
 
-// read is the document as last committed.
-func (s *logState) read() state.Log {
+// read is a copy of the document as last committed.
+func (s *logState) read() *state.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return *clone(s.doc)
+	return clone(s.doc)
 }
 
 func (s *logState) outbox() []state.Pending {

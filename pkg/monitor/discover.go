@@ -30,11 +30,12 @@ type watched struct {
 
 // notFound is a log that is known and cannot be opened now.
 type notFound struct {
-	id  tlog.ID // "" if it was never seen
-	url string
-	typ tlog.Type
-	cfg config.Log
-	err error
+	id   tlog.ID // "" if it was never seen
+	url  string
+	tree string // Rekor v1: the tree's ID as served
+	typ  tlog.Type
+	cfg  config.Log
+	err  error
 	// missing: the service answered, and no longer lists the log.
 	missing bool
 }
@@ -128,7 +129,7 @@ func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID
 			err: errors.New("the service no longer lists this tree")})
 	}
 	for _, t := range trees.Failed {
-		failed = append(failed, notFound{id: t.ID, url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("tree %s: %w", t.TreeID, t.Err)})
+		failed = append(failed, notFound{id: t.ID, url: c.URL, tree: t.TreeID, typ: c.Type, cfg: c, err: fmt.Errorf("tree %s: %w", t.TreeID, t.Err)})
 	}
 	return found, failed
 }

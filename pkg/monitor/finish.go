@@ -21,11 +21,11 @@ func (w *logRun) closeUp() {
 	now := w.Now().UTC()
 	var ended []string
 	for _, i := range doc.Incidents {
-		if i.Closed == "" && i.Ended == nil && !i.Proof && !w.seen[i.ID] && w.judged(i, &doc) {
+		if i.Closed == "" && i.Ended == nil && !i.Proof && !w.seen[i.ID] && w.judged(i, doc) {
 			ended = append(ended, i.ID)
 		}
 	}
-	retired := doc.Retired == nil && w.readToEnd(&doc)
+	retired := doc.Retired == nil && w.readToEnd(doc)
 	if len(ended) == 0 && !retired {
 		return
 	}
@@ -96,12 +96,12 @@ func (r *run) unopened(f notFound, unverified *tlog.Unverified) {
 		w.conclude(errors.Join(err, f.err))
 		return
 	}
-	w.info.Origin = w.st.doc.Origin
+	w.info.Origin = w.st.read().Origin
 	w.result.Origin = w.info.Origin
 	switch {
 	case unverified != nil:
 		err = w.unverified(unverified)
-	case f.missing && w.st.doc.Retired == nil:
+	case f.missing && w.st.read().Retired == nil:
 		r.health.atOnce("log:"+string(f.id)+":missing", w.say("%v", f.err), "a service must not hide a tree: ask its operator; if it was taken down for good, remove it by an exclusive decision")
 		err = f.err
 	default:
@@ -128,7 +128,7 @@ func (w *logRun) unverified(u *tlog.Unverified) error {
 // dark lets a retired log that was read to its end go: one notice, no error.
 func (w *logRun) dark(err error) error {
 	var gone *tlog.Unavailable
-	if err == nil || w.st == nil || w.st.doc.Retired == nil {
+	if err == nil || w.st == nil || w.st.read().Retired == nil {
 		return err
 	}
 	if !errors.As(err, &gone) && w.log != nil {
@@ -138,7 +138,7 @@ func (w *logRun) dark(err error) error {
 		return err
 	}
 	w.result.Status = StatusRetired
-	if w.st.doc.Dark != nil {
+	if w.st.read().Dark != nil {
 		return nil
 	}
 	ctx, cancel := w.keep()
@@ -164,7 +164,7 @@ func (r *run) finish(ctx context.Context) *Result {
 	var pending *state.Pending
 	if len(say) > 0 {
 		var err error
-		if pending, err = r.putAlert(keep, report.Alert{Class: report.ClassHealth, Health: say, Notes: r.firstRunNotes()}); err != nil {
+		if pending, err = r.putAlert(keep, report.Alert{Class: report.ClassHealth, Health: say, Headline: r.firstRunHeadline(), Notes: r.firstRunNotes()}); err != nil {
 			r.failf("health alert: %v", err)
 		}
 	}
@@ -227,6 +227,23 @@ func (r *run) firstRunNotes() []string {
 	return append(notes, "A log shows us what it shows us: a view forked for us alone cannot be seen without witnesses.")
 }
 
+// firstRunHeadline titles the mail of the first run, if nothing is wrong.
+func (r *run) firstRunHeadline() string {
+	n := 0
+	for _, l := range r.result.Logs {
+		if l.Status == StatusBaseline {
+			n++
+		}
+	}
+	switch {
+	case !r.doc.first || n == 0:
+		return ""
+	case n == 1:
+		return "first run: baseline taken for 1 log"
+	}
+	return fmt.Sprintf("first run: baseline taken for %d logs", n)
+}
+
 // servicesWatched are the services whose logs, all of them, have a state now.
 // Only then is a log that appears later read from its first entry.
 func (r *run) servicesWatched(before []string) []string {
@@ -254,7 +271,7 @@ func (r *run) collectNotices() []report.Health {
 	for _, s := range r.logStates() {
 		doc := s.read()
 		for _, text := range doc.Notices {
-			say = append(say, report.Health{Key: "log:" + string(doc.ID), State: report.Opened, Text: text, Since: r.started})
+			say = append(say, report.Health{Key: "log:" + string(doc.ID), State: report.Notice, Text: text, Since: r.started})
 		}
 	}
 	return say

@@ -69,7 +69,7 @@ func (h *health) hold(prefix string) {
 func (h *health) notice(key, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.notices = append(h.notices, report.Health{Key: key, State: report.Opened, Text: text, Since: h.now})
+	h.notices = append(h.notices, report.Health{Key: key, State: report.Notice, Text: text, Since: h.now})
 }
 
 // reconcile holds what was observed against the conditions of before, and

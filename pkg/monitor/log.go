@@ -149,7 +149,7 @@ func (w *logRun) trusted() (*tlog.Checkpoint, error) {
 	if w.fresh || w.decision(state.TakeBaseline) != nil {
 		return nil, nil
 	}
-	cp, err := w.log.Open([]byte(w.st.doc.Checkpoint))
+	cp, err := w.log.Open([]byte(w.st.read().Checkpoint))
 	if err != nil {
 		return nil, fmt.Errorf("the checkpoint in state/%s.json: %w; if the log's key was changed, configure both keys, "+
 			"or decide: whosigned accept --log %s --baseline --reason …", w.info.ID, err, w.info.ID)
@@ -177,7 +177,7 @@ func (a archive) Keep(ctx context.Context, cp tlog.Checkpoint) ([]byte, error) {
 	err := a.w.State.PutCheckpoint(ctx, id, cp)
 	var contradiction *state.ContradictionError
 	switch {
-	case errors.As(err, &contradiction) && (cp.Size <= a.w.st.doc.ArchiveFloor || a.w.decision(state.TakeBaseline) != nil):
+	case errors.As(err, &contradiction) && (cp.Size <= a.w.st.read().ArchiveFloor || a.w.decision(state.TakeBaseline) != nil):
 		return cp.Note, nil // a decision gave up the history that it contradicts
 	case errors.As(err, &contradiction):
 		return contradiction.Archived, nil
@@ -300,7 +300,7 @@ func (w *logRun) judge(v tlog.Verdict, trusted *tlog.Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	frozen := hasProof(w.st.doc) && w.decision(state.TakeBaseline) == nil && !w.closes(w.st.doc)
+	frozen := hasProof(w.st.read()) && w.decision(state.TakeBaseline) == nil && !w.closes(w.st.read())
 	err = w.st.commit(ctx, func(d *state.Log) {
 		for _, change := range append(changes, decided...) {
 			change(d)
@@ -357,7 +357,7 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 // rollback is the incident that an unprovable older checkpoint becomes once it
 // has lasted; nil before.
 func (w *logRun) rollback(v tlog.Verdict, now time.Time) *tlog.Incident {
-	since := w.st.doc.Rollback
+	since := w.st.read().Rollback
 	if since == nil || now.Sub(*since) < rollbackAfter {
 		return nil
 	}
@@ -416,7 +416,7 @@ func (w *logRun) rebase(ctx context.Context, dec state.Decision, v tlog.Verdict,
 	if err != nil {
 		return nil, err
 	}
-	scanned := w.st.doc.Scanned
+	scanned := w.st.read().Scanned
 	if scanned != nil {
 		f, incident, err := w.audit.Frontier(w.work, min(scanned.Size, v.Served.Size), *v.Served)
 		if incident != nil {
@@ -446,10 +446,10 @@ func (w *logRun) rebase(ctx context.Context, dec state.Decision, v tlog.Verdict,
 
 // skip passes over entries that are not to be read.
 func (w *logRun) skip(dec state.Decision, v tlog.Verdict, now time.Time) (func(*state.Log), error) {
-	if w.st.doc.Scanned == nil {
+	if w.st.read().Scanned == nil {
 		return nil, errors.New("the log's entries are not read (coverage: consistency)")
 	}
-	from := w.st.doc.Scanned.Size
+	from := w.st.read().Scanned.Size
 	if dec.SkipTo <= from {
 		return nil, fmt.Errorf("entries are read up to index %d already", from)
 	}

@@ -266,7 +266,14 @@ func (r *run) failedLog(f notFound) {
 	errors.As(f.err, &unverified)
 	if f.id == "" {
 		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusError, Error: f.err.Error()}, nil, nil)
-		r.health.lasting("service:"+f.url, "cannot be read: "+f.err.Error(), "check the URL, the network and the log's status page")
+		key, text := "service:"+f.url+":"+f.tree, f.url+" cannot be read: "+f.err.Error()
+		if unverified != nil {
+			// A tree that was never watched, most likely after a rotation to a new key: it
+			// does not pass by itself.
+			r.health.atOnce(key, text, "if the operator announced a new key, add it to this log's key list; its entries are then read from the first")
+			return
+		}
+		r.health.lasting(key, text, "check the URL, the network and the log's status page")
 		return
 	}
 	r.unopened(f, unverified)

@@ -25,12 +25,12 @@ const (
 // read scans every leaf between what was scanned before and the trusted
 // checkpoint, and what lies outside the trusted history as unproven.
 func (w *logRun) read(v tlog.Verdict) error {
-	if w.st.doc.Scanned == nil {
+	if w.st.read().Scanned == nil {
 		if err := w.startReading(v.Trusted); err != nil {
 			return err
 		}
 	}
-	if !hasProof(w.st.doc) {
+	if !hasProof(w.st.read()) {
 		if err := w.scan(v.Trusted); err != nil {
 			return err
 		}
@@ -78,12 +78,12 @@ func (w *logRun) startReading(cp tlog.Checkpoint) error {
 func (w *logRun) scan(cp tlog.Checkpoint) error {
 	m := w.matcher()
 	for {
-		reader := w.audit.Reader(w.work, cp, *w.st.doc.Scanned, cp.Size)
+		reader := w.audit.Reader(w.work, cp, *w.st.read().Scanned, cp.Size)
 		passed, err := w.slices(reader, m, cp)
 		reader.Close()
 		m.Reset()
 		if err != nil || !passed {
-			w.clear = err == nil && reader.Done() && w.st.doc.Stuck == nil
+			w.clear = err == nil && reader.Done() && w.st.read().Stuck == nil
 			return err
 		}
 	}
@@ -98,7 +98,7 @@ func (w *logRun) slices(reader *tlog.Reader, m *matcher, cp tlog.Checkpoint) (pa
 			return leaves >= w.SliceEntries || findings >= sliceFindings || unparsed >= sliceUnparsed ||
 				w.Now().Sub(began) >= sliceTime || w.work.Err() != nil
 		}
-		from := w.st.doc.Scanned.Size
+		from := w.st.read().Scanned.Size
 		m.saw = func(leaves int) { w.Progress(w.info, from+uint64(leaves), cp.Size) }
 		slice, err := reader.Next(m)
 		ctx, cancel := w.keep()
@@ -188,7 +188,7 @@ func (w *logRun) keepFindings(ctx context.Context, from, to uint64, findings []w
 		return k, nil
 	}
 	var err error
-	if k.object, err = w.State.PutFindings(ctx, w.info.ID, from, to, w.st.doc.Findings, findings); err != nil {
+	if k.object, err = w.State.PutFindings(ctx, w.info.ID, from, to, w.st.read().Findings, findings); err != nil {
 		return k, fmt.Errorf("findings of entries %d to %d: %w", from, to-1, err)
 	}
 	// An untrusted chain is routed by itself: anybody can make one.
@@ -278,7 +278,7 @@ func (w *logRun) matcher() *matcher {
 func (w *logRun) stuck(ctx context.Context, slice tlog.Slice, cp tlog.Checkpoint) (passed bool, err error) {
 	now := w.Now().UTC()
 	s := state.Stuck{Index: slice.To, End: slice.Stuck.End, Since: now, Error: slice.Stuck.Err.Error()}
-	if before := w.st.doc.Stuck; before != nil && before.Index <= s.Index && s.Index < before.End {
+	if before := w.st.read().Stuck; before != nil && before.Index <= s.Index && s.Index < before.End {
 		s.Since = before.Since
 	}
 	if now.Sub(s.Since) < holeAfter {
@@ -363,7 +363,7 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	doc := w.st.read()
 	cp, from := v.Trusted, uint64(0)
 	switch {
-	case (hasProof(&doc) || v.Incident != nil) && v.Served != nil:
+	case (hasProof(doc) || v.Incident != nil) && v.Served != nil:
 		cp, from = *v.Served, doc.Scanned.Size
 	case doc.Stuck != nil:
 		from = doc.Stuck.End
@@ -428,7 +428,7 @@ func (w *logRun) conclude(err error) {
 	}
 	if w.st != nil {
 		doc := w.st.read()
-		incidents = append(incidents, w.describe(&doc)...)
+		incidents = append(incidents, w.describe(doc)...)
 	}
 	key := "log:" + string(w.info.ID)
 	if l.Error != "" {

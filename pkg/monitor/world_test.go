@@ -3,6 +3,7 @@ package monitor_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -23,6 +24,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
@@ -126,6 +129,41 @@ func (w *world) write(name string, data []byte) {
 	}
 }
 
+type ecdsaKey = ecdsa.PrivateKey
+
+// rotate makes the active tree inactive and starts a new one, under the same key
+// if none is given.
+func (w *world) rotate(key *ecdsaKey) {
+	w.t.Helper()
+	var signer crypto.Signer
+	if key != nil {
+		signer = key
+	}
+	if err := w.v1.Rotate(signer); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) writeKeyOf(name string, key *ecdsaKey) {
+	w.t.Helper()
+	pem, err := cryptoutils.MarshalPublicKeyToPEM(key.Public())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write(name, pem)
+}
+
+func (w *world) isMine(leaf []byte) bool { return w.marks[sha256.Sum256(leaf)] }
+
+func hashOf(leaf []byte) string { return tlog.LeafHash(leaf).String() }
+
+// mark remembers that leaves are ours.
+func (w *world) mark(leaves ...[]byte) {
+	for _, leaf := range leaves {
+		w.marks[sha256.Sum256(leaf)] = true
+	}
+}
+
 func (w *world) writeKey(name string, l *tlogtest.Log) {
 	w.t.Helper()
 	pem, err := l.PublicKeyPEM()
@@ -161,7 +199,7 @@ func github(workflow string) tlogtest.Identity {
 // mine adds an entry of ours to both logs, others n of strangers.
 func (w *world) mine() {
 	one, two := w.entry(github(mine))
-	w.marks[sha256.Sum256(one)], w.marks[sha256.Sum256(two)] = true, true
+	w.mark(one, two)
 	w.v1.Active().Append(one)
 	w.v2.Append(two)
 	w.publish()
@@ -546,7 +584,7 @@ func (w *world) checkFindings(s *state.State, d *state.Log, tree *tlogtest.Tree)
 			w.t.Fatal(err)
 		}
 		want := 0
-		if w.marks[sha256.Sum256(leaf)] {
+		if w.isMine(leaf) {
 			want = 1
 		}
 		if found[i] != want {

@@ -308,7 +308,16 @@ func link(raw string) string {
 	return u.String()
 }
 
-func (d *document) health(conditions []Health) {
+func (d *document) health(all []Health) {
+	var conditions []Health
+	var notices []string
+	for _, h := range all {
+		if h.State == Notice {
+			notices = append(notices, h.Text)
+		} else {
+			conditions = append(conditions, h)
+		}
+	}
 	for _, h := range limit(conditions, maxItems) {
 		d.heading(map[HealthState]string{Reminder: "Still: ", Closed: "Over: "}[h.State] + h.Key)
 		d.para(h.Text)
@@ -317,6 +326,7 @@ func (d *document) health(conditions []Health) {
 	if n := len(conditions) - maxItems; n > 0 {
 		d.para(fmt.Sprintf("And %s, in run.json where the state is kept.", count(n, "more condition", "more conditions")))
 	}
+	d.list("Notices", notices)
 }
 
 // many makes a field of each of n values, up to maxSame, and counts the rest.

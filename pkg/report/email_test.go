@@ -121,6 +121,11 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 	hostile := identityAlert()
 	hostile.Findings[0].Subject = "a\r\nBcc: all@acme.com\u202e" + strings.Repeat("x", 1000)
 	lost := Alert{Class: ClassHealth, Notes: []string{"baseline taken at 12"}}
+	notice := Health{State: Notice, Text: "the rules were changed"}
+	notices := func(headline string, h ...Health) []Alert {
+		return []Alert{{Class: ClassHealth, Headline: headline, Health: h}}
+	}
+	down := healthAlert(Reminder).Health[0]
 	for name, c := range map[string]struct {
 		alerts []Alert
 		want   string
@@ -134,7 +139,12 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 		"health":    {[]Alert{healthAlert(Opened)}, "whosigned health: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},
 		"over":      {[]Alert{healthAlert(Closed)}, "whosigned health: over: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},
 		"note":      {[]Alert{lost}, "whosigned: baseline taken at 12"},
-		"digest":    {[]Alert{healthAlert(Opened), one}, "whosigned: 2 alerts (1 identity, 1 health), first: Signed as releases@acme.com by https://github.com/mallory/app/.github/workflows/…: 1 …"},
+		"notice":    {notices("", notice), "whosigned: notice: the rules were changed"},
+		"notices":   {notices("", notice, notice), "whosigned: 2 notices, first: the rules were changed"},
+		"first run": {notices("first run: baseline taken for 2 logs", notice, notice), "whosigned: first run: baseline taken for 2 logs"},
+		"trouble before notices": {notices("first run: baseline taken for 1 log", notice, down),
+			"whosigned health: 1 lasting, 1 notice: still: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},
+		"digest": {[]Alert{healthAlert(Opened), one}, "whosigned: 2 alerts (1 identity, 1 health), first: Signed as releases@acme.com by https://github.com/mallory/app/.github/workflows/…: 1 …"},
 		"worst first": {[]Alert{healthAlert(Opened), one, tamperAlert()},
 			"TAMPERING: rekor.example.com: served two roots for size 1234 (and 2 more alerts)"},
 		"hostile": {[]Alert{hostile}, `Signed as a\r\nBcc: all@acme.com\u{202e}x…`},
@@ -148,6 +158,18 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 				t.Errorf("subject of %d characters, safe %v: %q", n, got == Safe(got), got)
 			}
 		})
+	}
+}
+
+func TestNoticesAreListedAndAreNoConditions(t *testing.T) {
+	a := healthAlert(Opened)
+	a.Health = append(a.Health, Health{Key: "log:1", State: Notice, Text: "baseline taken at size 12"}, Health{Key: "log:2", State: Notice, Text: "the rules were changed"})
+	m := Email([]Alert{a})
+	if want := "-- Notices\n\n * baseline taken at size 12\n * the rules were changed\n"; !strings.Contains(m.Text, want) {
+		t.Errorf("got\n%s\nwant in it\n%s", m.Text, want)
+	}
+	if got := strings.Count(m.Text, "State:"); got != 1 {
+		t.Errorf("%d conditions have a state, want the 1 that is a condition:\n%s", got, m.Text)
 	}
 }
 

@@ -70,6 +70,8 @@ type Alert struct {
 	Cut      int             `json:"cut,omitempty"`      // findings that are neither expected nor in Findings
 	Pointer  string          `json:"pointer,omitempty"`  // the object that holds all of them
 
+	// Headline, if set, is the title of an alert that holds nothing but notices.
+	Headline string    `json:"headline,omitempty"`
 	Incident *Incident `json:"incident,omitempty"`
 	Health   []Health  `json:"health,omitempty"`
 	Notes    []string  `json:"notes,omitempty"` // sentences that are to be said with it
@@ -92,14 +94,16 @@ type Incident struct {
 // HealthState is where a health condition stands.
 type HealthState string
 
-// The states of a health condition.
+// The states of a health condition. A notice is no condition: it is said once, and
+// nothing has to end.
 const (
 	Opened   HealthState = "opened"
 	Reminder HealthState = "reminder"
 	Closed   HealthState = "closed"
+	Notice   HealthState = "notice"
 )
 
-// Health is a change of a health condition, or its daily reminder.
+// Health is a change of a health condition, its daily reminder, or a notice.
 type Health struct {
 	Key   string      `json:"key"`
 	State HealthState `json:"state"`
@@ -257,23 +261,49 @@ func workflow(f watch.Finding) string {
 	return ""
 }
 
+// healthTitle names trouble before notices: those can wait.
 func (a *Alert) healthTitle() string {
-	if len(a.Health) == 1 {
-		lead := map[HealthState]string{Reminder: "still: ", Closed: "over: "}[a.Health[0].State]
-		return safe("whosigned health: "+lead+a.Health[0].Text, maxSubject)
-	}
-	var n [3]int
+	var opened, lasting, over, notices int
+	first := a.Health[0]
 	for _, h := range a.Health {
+		if first.State == Notice && h.State != Notice {
+			first = h
+		}
 		switch h.State {
+		case Notice:
+			notices++
 		case Closed:
-			n[2]++
+			over++
 		case Reminder:
-			n[1]++
+			lasting++
 		default:
-			n[0]++
+			opened++
 		}
 	}
-	return safe(fmt.Sprintf("whosigned health: %d new, %d lasting, %d over: %s", n[0], n[1], n[2], a.Health[0].Text), maxSubject)
+	lead := map[HealthState]string{Reminder: "still: ", Closed: "over: "}[first.State]
+	switch {
+	case notices == len(a.Health) && a.Headline != "":
+		return safe("whosigned: "+a.Headline, maxSubject)
+	case notices == len(a.Health) && notices == 1:
+		return safe("whosigned: notice: "+first.Text, maxSubject)
+	case notices == len(a.Health):
+		return safe(fmt.Sprintf("whosigned: %d notices, first: %s", notices, first.Text), maxSubject)
+	case len(a.Health) == 1:
+		return safe("whosigned health: "+lead+first.Text, maxSubject)
+	}
+	var parts []string
+	for _, n := range []struct {
+		n    int
+		what string
+	}{{opened, "new"}, {lasting, "lasting"}, {over, "over"}} {
+		if n.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n.n, n.what))
+		}
+	}
+	if notices > 0 {
+		parts = append(parts, count(notices, "notice", "notices"))
+	}
+	return safe(fmt.Sprintf("whosigned health: %s: %s%s", strings.Join(parts, ", "), lead, first.Text), maxSubject)
 }
 
 // count writes a number with its noun.
