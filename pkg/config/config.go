@@ -72,6 +72,7 @@ type Log struct {
 type Start struct {
 	Head  bool // at the newest checkpoint; the default
 	Index uint64
+	Given bool // the configuration says so itself
 }
 
 // Alerts is where alerts go. Each sink has a name that stays the same while its

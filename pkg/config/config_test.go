@@ -102,7 +102,7 @@ func TestTheContractsExampleLoads(t *testing.T) {
 	if one.Type != tlog.RekorV1 || one.URL != "http://127.0.0.1:3000" || len(one.Keys) != 1 || one.Origin != "" || !one.Start.Head || one.Coverage != Full || one.QuietAfter != 0 {
 		t.Errorf("got %+v, want the Rekor v1 service with its defaults", one)
 	}
-	if two.Type != tlog.RekorV2 || two.Origin != "127.0.0.1:8001" || two.Start != (Start{}) || two.Keys[0].LogID != two.Keys[0].OriginID("127.0.0.1:8001") {
+	if two.Type != tlog.RekorV2 || two.Origin != "127.0.0.1:8001" || two.Start != (Start{Given: true}) || two.Keys[0].LogID != two.Keys[0].OriginID("127.0.0.1:8001") {
 		t.Errorf("got %+v, want the Rekor v2 shard from 0, its ID from its origin", two)
 	}
 	want := []string{

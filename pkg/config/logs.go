@@ -201,10 +201,10 @@ func coverage(n node) Coverage {
 
 func start(n node) Start {
 	if n.none() || n.text() == "head" {
-		return Start{Head: true}
+		return Start{Head: true, Given: !n.none()}
 	}
 	i, _ := n.index("head, or the index to start from, 0 or more")
-	return Start{Index: i}
+	return Start{Index: i, Given: true}
 }
 
 // quietAfter: the log's own, else the configuration's, else a day for public logs.

@@ -101,13 +101,43 @@ func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
 	}
 }
 
+// readTime reads a Time. cryptobyte takes as long for the two of a certificate as
+// for all of its extensions, so the form that RFC 5280 asks for, YYMMDDHHMMSSZ, is
+// read here and any other there.
 func readTime(s *cryptobyte.String) (t time.Time, ok bool) {
-	if s.PeekASN1Tag(der.UTCTime) {
+	var text cryptobyte.String
+	if rest := *s; rest.ReadASN1(&text, der.UTCTime) {
+		if t, ok = utcTime(text); ok {
+			*s = rest
+			return t, true
+		}
 		ok = s.ReadASN1UTCTime(&t)
 	} else {
 		ok = s.ReadASN1GeneralizedTime(&t)
 	}
 	return t.UTC(), ok
+}
+
+func utcTime(text []byte) (t time.Time, ok bool) {
+	var n [6]int // year, month, day, hour, minute, second
+	if len(text) != 2*len(n)+1 || text[2*len(n)] != 'Z' {
+		return t, false
+	}
+	for i := range n {
+		tens, ones := text[2*i]-'0', text[2*i+1]-'0'
+		if tens > 9 || ones > 9 {
+			return t, false
+		}
+		n[i] = 10*int(tens) + int(ones)
+	}
+	year := 2000 + n[0]
+	if n[0] >= 50 {
+		year -= 100 // RFC 5280, section 4.1.2.5.1
+	}
+	t = time.Date(year, time.Month(n[1]), n[2], n[3], n[4], n[5], 0, time.UTC)
+	// Date takes the 30th of February for a day in March.
+	hour, minute, second := t.Clock()
+	return t, t.Month() == time.Month(n[1]) && t.Day() == n[2] && hour == n[3] && minute == n[4] && second == n[5]
 }
 
 // readExtensions lists all extensions and takes subjects and issuer from them.

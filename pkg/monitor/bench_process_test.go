@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -189,6 +190,7 @@ func (j job) measure(t *testing.T) figures {
 	read := map[string]func(*testing.T) func() (uint64, uint64){
 		runMonitor: j.monitor, readFloor: j.floor, readPlain: j.plain,
 	}[j.Do](t)
+	defer j.profile(t)()
 	var before, after runtime.MemStats
 	var began, ended syscall.Rusage
 	runtime.ReadMemStats(&before)
@@ -203,6 +205,27 @@ func (j job) measure(t *testing.T) figures {
 	f.Allocs, f.Bytes = after.Mallocs-before.Mallocs, after.TotalAlloc-before.TotalAlloc
 	f.PeakRSS = peakRSS(t)
 	return f
+}
+
+// profile writes a CPU profile of each reader to the folder BENCH_PROFILE, if it is set.
+func (j job) profile(t *testing.T) (stop func()) {
+	dir := os.Getenv("BENCH_PROFILE")
+	if dir == "" {
+		return func() {}
+	}
+	file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%s-%d.pprof", j.Log.Type, j.Do, os.Getpid())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func usage(t testing.TB, u *syscall.Rusage) {

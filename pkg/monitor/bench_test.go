@@ -57,9 +57,8 @@ func BenchmarkRekorV2Latency(b *testing.B) {
 // machine can; the other as much as rekor-server did on a small one, ten entries
 // in 30 ms, two requests at a time.
 func BenchmarkRekorV1(b *testing.B) {
-	fast := job{Type: tlog.RekorV1, Entries: entries(5000)}
-	slow := fast
-	slow.Slots, slow.Service = 2, 30*time.Millisecond
+	fast := job{Type: tlog.RekorV1, Entries: entries(20_000)}
+	slow := job{Type: tlog.RekorV1, Entries: entries(5000), Slots: 2, Service: 30 * time.Millisecond}
 	for _, c := range []struct {
 		name string
 		job

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -40,8 +41,10 @@ func (s *logState) commit(ctx context.Context, change func(*state.Log)) error {
 	change(s.doc)
 	if err := s.state.SaveLog(ctx, s.doc); err != nil {
 		s.doc = before
-		// Whether a failed write happened is known only to a fresh load.
-		s.lost = err
+		if errors.Is(err, state.ErrConflict) {
+			s.lost = err
+		}
+		// Otherwise the next commit may try: if this one happened after all, it loses.
 		return err
 	}
 	return nil
@@ -52,6 +55,7 @@ func (s *logState) commit(ctx context.Context, change func(*state.Log)) error {
 func clone(d *state.Log) *state.Log {
 	c := *d
 	c.Gaps, c.Holes, c.Rules = slices.Clone(d.Gaps), slices.Clone(d.Holes), slices.Clone(d.Rules)
+	c.Notices, c.Strays = slices.Clone(d.Notices), slices.Clone(d.Strays)
 	c.Outbox, c.Incidents, c.Applied = slices.Clone(d.Outbox), slices.Clone(d.Incidents), slices.Clone(d.Applied)
 	return &c
 }
@@ -95,7 +99,9 @@ func (s *runState) commit(ctx context.Context, change func(*state.Run)) error {
 	change(s.doc)
 	if err := s.state.SaveRun(ctx, s.doc); err != nil {
 		*s.doc = before
-		s.lost = err
+		if errors.Is(err, state.ErrConflict) {
+			s.lost = err
+		}
 		return err
 	}
 	return nil
@@ -133,4 +139,11 @@ func (s *runState) remember(ctx context.Context, id tlog.ID, url string) error {
 		}
 		d.Logs[id] = url
 	})
+}
+
+// conditions are those of the last run, as committed.
+func (s *runState) conditions() map[string]state.Condition {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.doc.Conditions)
 }

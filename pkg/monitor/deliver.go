@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,11 +41,14 @@ type delivery struct {
 	open   bool // what is pending from before is known
 	boxes  []outbox
 	result AlertsResult
+	down   map[string]bool            // sinks that are not tried again in this run
+	passed map[string]map[string]bool // alerts that a sink refused in this run, by sink
 }
 
 func (r *run) startDelivery(ctx context.Context, first outbox) *delivery {
-	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}}
+	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}, down: map[string]bool{}, passed: map[string]map[string]bool{}}
 	for _, s := range r.Sinks {
+		d.passed[s.Name()] = make(map[string]bool) // from here on that sink's goroutine alone
 		wake := make(chan struct{}, 1)
 		d.wake = append(d.wake, wake)
 		d.wg.Go(func() { d.serve(ctx, s, wake) })
@@ -127,69 +131,112 @@ func (d *delivery) serve(ctx context.Context, sink notify.Sink, wake chan struct
 	// What was committed is delivered even when the run is being ended.
 	ctx = context.WithoutCancel(ctx)
 	for range wake {
-		for {
-			more, err := d.flush(ctx, sink)
-			d.mu.Lock()
-			if err != nil {
-				// Tried again in the next run.
-				d.result.Failed[sink.Name()] = err.Error()
-			}
-			failed := d.result.Failed[sink.Name()] != ""
-			d.mu.Unlock()
-			if !more || failed {
-				break
-			}
+		for d.flush(ctx, sink) {
 		}
 	}
 }
 
-// flush makes one delivery to a sink: as many pending alerts as fit.
-func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool, err error) {
-	d.mu.Lock()
-	boxes := slices.Clone(d.boxes)
-	gaveUp := d.result.Failed[sink.Name()] != ""
-	d.mu.Unlock()
-	if gaveUp {
-		return false, nil
+// flush makes one delivery to a sink: as many pending alerts as fit. It returns
+// whether there are more. An alert that is refused is passed over for the rest of
+// the run, and a sink that is down is left alone; both are tried again in the next.
+func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
+	alerts, more := d.gather(ctx, sink.Name())
+	if len(alerts) == 0 {
+		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, deliveryTime)
-	defer cancel()
+	sending, cancel := context.WithTimeout(ctx, deliveryTime)
+	acked, err := notify.Deliver(sending, sink, alerts)
+	cancel()
+	refused := d.refusals(sink.Name(), alerts, acked, err)
+	d.mu.Lock()
+	d.result.Delivered += len(acked)
+	boxes := slices.Clone(d.boxes)
+	d.mu.Unlock()
+	for _, b := range boxes {
+		keep, cancel := context.WithTimeout(ctx, commitTime)
+		if err := d.settle(keep, b, sink.Name(), acked, refused); err != nil {
+			d.fail(sink.Name(), fmt.Errorf("recording what it acknowledged: %w", err), true)
+		}
+		cancel()
+	}
+	return more
+}
 
-	var alerts []report.Alert
-	size := 0
+// gather loads pending alerts of a sink.
+func (d *delivery) gather(ctx context.Context, sink string) (alerts []report.Alert, more bool) {
+	ctx, cancel := context.WithTimeout(ctx, commitTime)
+	defer cancel()
+	d.mu.Lock()
+	boxes, down, passed := slices.Clone(d.boxes), d.down[sink], d.passed[sink]
+	d.mu.Unlock()
+	if down {
+		return nil, false
+	}
+	size, seen := 0, map[string]bool{}
 	for _, b := range boxes {
 		for _, p := range b.outbox() {
-			if !slices.Contains(p.Sinks, sink.Name()) || slices.ContainsFunc(alerts, func(a report.Alert) bool { return a.ID == p.Alert }) {
+			if !slices.Contains(p.Sinks, sink) || passed[p.Alert] || seen[p.Alert] {
 				continue
 			}
 			if size >= maxDelivery {
-				more = true
-				break
+				return alerts, true
 			}
-			a, n, loadErr := d.load(ctx, p)
-			if loadErr != nil {
-				err = loadErr
+			seen[p.Alert] = true
+			a, n, err := d.load(ctx, p)
+			if err != nil {
+				d.fail(sink, err, false)
+				passed[p.Alert] = true
 				continue
 			}
 			alerts, size = append(alerts, a), size+n
 		}
 	}
-	if len(alerts) == 0 {
-		return false, err
+	return alerts, false
+}
+
+// refusals sorts out what a delivery said about the alerts that were not
+// acknowledged.
+func (d *delivery) refusals(sink string, alerts []report.Alert, acked []string, err error) map[string]string {
+	if err == nil {
+		return nil
 	}
-	acked, sendErr := notify.Deliver(ctx, sink, alerts)
-	if sendErr != nil {
-		err = sendErr
+	refused := map[string]string{}
+	down := false
+	for _, e := range causes(err) {
+		var send *notify.SendError
+		if !errors.As(e, &send) {
+			down = true // the time for it was over, or it is not known what happened
+			continue
+		}
+		down = down || send.Down
+		refused[send.Alert] = fmt.Sprintf("%.500s", send.Err)
 	}
-	d.mu.Lock()
-	d.result.Delivered += len(acked)
-	d.mu.Unlock()
-	for _, b := range boxes {
-		if settleErr := d.settle(ctx, b, sink.Name(), acked, alerts, err); settleErr != nil {
-			err = fmt.Errorf("recording what %s acknowledged: %w", sink.Name(), settleErr)
+	d.fail(sink, err, down)
+	for _, a := range alerts {
+		if slices.Contains(acked, a.ID) {
+			continue
+		}
+		d.passed[sink][a.ID] = true
+		if refused[a.ID] == "" {
+			refused[a.ID] = fmt.Sprintf("%.500s", err)
 		}
 	}
-	return more && err == nil, err
+	return refused
+}
+
+// causes are the errors that were joined.
+func causes(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+func (d *delivery) fail(sink string, err error, down bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.result.Failed[sink] = fmt.Sprintf("%.2000s", err)
+	d.down[sink] = d.down[sink] || down
 }
 
 func (d *delivery) load(ctx context.Context, p state.Pending) (a report.Alert, size int, err error) {
@@ -207,9 +254,9 @@ func (d *delivery) load(ctx context.Context, p state.Pending) (a report.Alert, s
 }
 
 // settle commits what a sink acknowledged and what it said of the rest.
-func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []string, tried []report.Alert, failure error) error {
+func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []string, refused map[string]string) error {
 	mine := func(p state.Pending) bool {
-		return slices.Contains(p.Sinks, sink) && slices.ContainsFunc(tried, func(a report.Alert) bool { return a.ID == p.Alert })
+		return slices.Contains(p.Sinks, sink) && (slices.Contains(acked, p.Alert) || refused[p.Alert] != "")
 	}
 	if !slices.ContainsFunc(b.outbox(), mine) {
 		return nil
@@ -217,19 +264,18 @@ func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []st
 	return b.settle(ctx, func(box []state.Pending) []state.Pending {
 		var left []state.Pending
 		for _, p := range box {
-			switch {
-			case !mine(p):
-			case slices.Contains(acked, p.Alert):
-				p.Taken = true
-				p.Sinks = without(p.Sinks, sink)
+			if mine(p) {
 				p.Errors = maps.Clone(p.Errors)
-				delete(p.Errors, sink)
-			case failure != nil:
-				p.Errors = maps.Clone(p.Errors)
-				if p.Errors == nil {
-					p.Errors = make(map[string]string)
+				if slices.Contains(acked, p.Alert) {
+					p.Taken = true
+					p.Sinks = without(p.Sinks, sink)
+					delete(p.Errors, sink)
+				} else {
+					if p.Errors == nil {
+						p.Errors = make(map[string]string)
+					}
+					p.Errors[sink] = refused[p.Alert]
 				}
-				p.Errors[sink] = failure.Error()
 			}
 			if len(p.Sinks) > 0 {
 				left = append(left, p)

@@ -99,16 +99,13 @@ func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID
 		}
 	}
 	slices.Sort(mine)
-	keys := c.Keys
+	accepted := make(map[tlog.ID][]tlog.Key)
 	for _, d := range decisions {
-		if i := slices.Index(mine, d.Log); i >= 0 {
-			if k, err := tlog.ParseKeyPEM([]byte(d.Key)); err == nil {
-				keys = append(slices.Clone(keys), k)
-				mine = slices.Delete(mine, i, i+1) // its tree may now be under another key
-			}
+		if k, err := tlog.ParseKeyPEM([]byte(d.Key)); err == nil {
+			accepted[d.Log] = append(accepted[d.Log], k)
 		}
 	}
-	service := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: keys})
+	service := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: c.Keys, Accepted: accepted})
 	trees, err := service.Trees(ctx, mine)
 	if err == nil && (len(trees.Failed) > 0 || len(trees.Missing) > 0) {
 		// Replicas skew while a tree rotates.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
@@ -19,20 +20,25 @@ func (w *logRun) closeUp() {
 		return // a baseline that was not taken
 	}
 	now := w.Now().UTC()
-	var ended []string
+	// The end of a closed one is only recorded, so that it would be news again.
+	var ended, announce []string
 	for _, i := range doc.Incidents {
-		if i.Closed == "" && i.Ended == nil && !i.Proof && !w.seen[i.ID] && w.judged(i, doc) {
+		if i.Ended == nil && !i.Proof && !w.seen[i.ID] && w.judged(i, doc) {
 			ended = append(ended, i.ID)
+			if i.Closed == "" {
+				announce = append(announce, i.ID)
+			}
 		}
 	}
 	retired := doc.Retired == nil && w.readToEnd(doc)
-	if len(ended) == 0 && !retired {
+	answers := doc.Dark != nil && w.advanced
+	if len(ended) == 0 && !retired && !answers {
 		return
 	}
 	ctx, cancel := w.keep()
 	defer cancel()
 	var over []state.Pending
-	for _, id := range ended {
+	for _, id := range announce {
 		p, err := w.putAlert(ctx, report.Alert{
 			Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
 			Notes: []string{w.say("incident %s is no longer seen since run %s. It stays on file, and runs end with status 4 until a decision: "+
@@ -52,9 +58,12 @@ func (w *logRun) closeUp() {
 				d.Incidents[i].Ended = &now
 			}
 		}
+		if answers {
+			d.Dark, d.DarkSaid = nil, false
+		}
 		if retired {
 			d.Retired = &now
-			d.Notices = append(d.Notices, w.say("it takes no more entries, and was read to its last one; it may now go dark"))
+			d.Notices = append(d.Notices, w.notice("it takes no more entries, and was read to its last one; it may now go dark"))
 		}
 		d.Outbox = append(d.Outbox, over...)
 	})
@@ -71,7 +80,7 @@ func (w *logRun) judged(i state.Incident, doc *state.Log) bool {
 	case tlog.BadLeaf, tlog.BadProof:
 		return w.clear && len(doc.Holes) == 0
 	case tlog.MissingLeaf:
-		return w.clear // those still missing were seen
+		return !slices.ContainsFunc(doc.Holes, func(h state.Hole) bool { return h.Incident == i.ID })
 	}
 	return w.advanced
 }
@@ -98,11 +107,15 @@ func (r *run) unopened(f notFound, unverified *tlog.Unverified) {
 	}
 	w.info.Origin = w.st.read().Origin
 	w.result.Origin = w.info.Origin
+	if err := w.decideEarly(); err != nil {
+		w.conclude(errors.Join(err, f.err))
+		return
+	}
 	switch {
 	case unverified != nil:
 		err = w.unverified(unverified)
 	case f.missing && w.st.read().Retired == nil:
-		r.health.atOnce("log:"+string(f.id)+":missing", w.say("%v", f.err), "a service must not hide a tree: ask its operator; if it was taken down for good, remove it by an exclusive decision")
+		r.health.atOnce("log:"+string(f.id)+":missing", w.say("%v", f.err), "a service must not hide a tree: ask its operator why")
 		err = f.err
 	default:
 		err = f.err
@@ -138,15 +151,20 @@ func (w *logRun) dark(err error) error {
 		return err
 	}
 	w.result.Status = StatusRetired
-	if w.st.read().Dark != nil {
+	now := w.Now().UTC()
+	doc := w.st.read()
+	if doc.DarkSaid || doc.Dark != nil && now.Sub(*doc.Dark) < w.Config.Patience {
 		return nil
 	}
 	ctx, cancel := w.keep()
 	defer cancel()
-	now := w.Now().UTC()
 	return w.st.commit(ctx, func(d *state.Log) {
-		d.Dark = &now
-		d.Notices = append(d.Notices, w.say("it was read to its end and no longer answers (%v); that is not said again", err))
+		if d.Dark == nil {
+			d.Dark = &now
+			return
+		}
+		d.DarkSaid = true
+		d.Notices = append(d.Notices, w.notice("it was read to its end, and does not answer since %s (%v); that is not said again", d.Dark.Format(time.RFC3339), err))
 	})
 }
 
@@ -156,43 +174,58 @@ func (r *run) finish(ctx context.Context) *Result {
 	for name, n := range r.deliver.stuckSinks() {
 		r.health.lasting("sink:"+name, fmt.Sprintf("sink %q does not take alerts: %s", name, n), "see the error; the alerts wait in the outbox and are tried again in every run")
 	}
-	notices := r.collectNotices()
-	keep, cancel := r.keep()
-	defer cancel()
-	open, say := r.health.reconcile(r.doc.doc.Conditions)
-	say = append(notices, say...)
-	var pending *state.Pending
-	if len(say) > 0 {
-		var err error
-		if pending, err = r.putAlert(keep, report.Alert{Class: report.ClassHealth, Health: say, Headline: r.firstRunHeadline(), Notes: r.firstRunNotes()}); err != nil {
-			r.failf("health alert: %v", err)
-		}
-	}
-	r.result.Health = conditionResults(open)
-	err := r.doc.commit(keep, func(d *state.Run) {
-		d.Conditions = open
-		if pending != nil {
-			d.Outbox = append(d.Outbox, *pending)
-		}
-		for _, id := range r.forgotten {
-			delete(d.Logs, id)
-		}
-		d.Services = r.servicesWatched(d.Services)
-	})
-	if err != nil {
-		r.failf("run.json: %v", err)
+	if err := r.sayHealth(); err != nil {
+		r.failf("what is to be said about health is kept for the next run: %v", err)
 	} else {
-		r.clearNotices(keep)
+		r.clearNotices()
 	}
 	r.result.Alerts = r.deliver.finish()
 	r.conclude(ctx)
 	return &r.result
 }
 
+// sayHealth writes the alert of what changed in health, and of what is to be said
+// once, and commits it together with the conditions: neither counts as said
+// without the other.
+func (r *run) sayHealth() error {
+	keep, cancel := r.keep()
+	defer cancel()
+	notices := r.collectNotices()
+	open, say := r.health.reconcile(r.doc.conditions())
+	r.result.Health = conditionResults(open)
+	for _, n := range notices {
+		r.result.Notices = append(r.result.Notices, n.Text)
+	}
+	say = append(notices, say...)
+	var pending []state.Pending
+	if len(say) > 0 {
+		p, err := r.putAlert(keep, report.Alert{Class: report.ClassHealth, Health: say, Headline: r.firstRunHeadline(), Notes: r.firstRunNotes()})
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			pending = append(pending, *p)
+		}
+	}
+	return r.doc.commit(keep, func(d *state.Run) {
+		d.Conditions = open
+		d.Outbox = append(d.Outbox, pending...)
+		for _, id := range r.forgotten {
+			delete(d.Logs, id)
+		}
+		d.Services = servicesWatched(d)
+	})
+}
+
+// spent writes into the result what this run asked of the network.
+func (r *run) spent() {
+	now := r.Client.Stats()
+	r.result.Requests, r.result.Bytes = now.Requests-r.before.Requests, now.Bytes-r.before.Bytes
+}
+
 // conclude writes the result into run.json and releases the lease.
 func (r *run) conclude(ctx context.Context) {
-	stats := r.Client.Stats()
-	r.result.Requests, r.result.Bytes = stats.Requests, stats.Bytes
+	r.spent()
 	slices.SortFunc(r.result.Logs, func(a, b LogResult) int {
 		return compareInfo(tlog.Info{URL: a.URL, ID: a.ID}, tlog.Info{URL: b.URL, ID: b.ID})
 	})
@@ -205,6 +238,11 @@ func (r *run) conclude(ctx context.Context) {
 	err := r.doc.commit(keep, func(d *state.Run) {
 		d.Lease = nil
 		d.Last, d.LastRun = last, r.started
+		for _, id := range r.applied {
+			if !slices.Contains(d.Applied, id) {
+				d.Applied = append(d.Applied, id)
+			}
+		}
 		if !r.result.failed() {
 			d.LastGood = r.started
 		}
@@ -244,20 +282,13 @@ func (r *run) firstRunHeadline() string {
 	return fmt.Sprintf("first run: baseline taken for %d logs", n)
 }
 
-// servicesWatched are the services whose logs, all of them, have a state now.
-// Only then is a log that appears later read from its first entry.
-func (r *run) servicesWatched(before []string) []string {
-	ok := make(map[string]bool)
-	for _, l := range r.result.Logs {
-		_, known := r.doc.doc.Logs[l.ID]
-		if was, seen := ok[l.URL]; seen {
-			known = known && was
-		}
-		ok[l.URL] = known
-	}
-	all := slices.Clone(before)
-	for url, known := range ok {
-		if known && !slices.Contains(all, url) {
+// servicesWatched are the services of which a log has been watched once the run
+// that saw the service first is over. A log of theirs that appears later is read
+// from its first entry.
+func servicesWatched(d *state.Run) []string {
+	all := slices.Clone(d.Services)
+	for _, url := range d.Logs {
+		if !slices.Contains(all, url) {
 			all = append(all, url)
 		}
 	}
@@ -270,22 +301,25 @@ func (r *run) collectNotices() []report.Health {
 	var say []report.Health
 	for _, s := range r.logStates() {
 		doc := s.read()
-		for _, text := range doc.Notices {
-			say = append(say, report.Health{Key: "log:" + string(doc.ID), State: report.Notice, Text: text, Since: r.started})
+		for _, n := range doc.Notices {
+			say = append(say, report.Health{Key: "log:" + string(doc.ID), State: report.Notice, Text: n.Text, Since: n.At})
 		}
 	}
 	return say
 }
 
 // clearNotices forgets notices that an outbox now holds.
-func (r *run) clearNotices(ctx context.Context) {
+func (r *run) clearNotices() {
 	for _, s := range r.logStates() {
-		if doc := s.read(); len(doc.Notices) == 0 {
+		doc := s.read()
+		if len(doc.Notices) == 0 {
 			continue
 		}
-		if err := s.commit(ctx, func(d *state.Log) { d.Notices = nil }); err != nil {
-			r.failf("log %s: %v", s.doc.ID, err)
+		keep, cancel := r.keep()
+		if err := s.commit(keep, func(d *state.Log) { d.Notices = nil }); err != nil {
+			r.failf("log %s: %v", doc.ID, err)
 		}
+		cancel()
 	}
 }
 

@@ -2,14 +2,12 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/config"
-	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/watch"
@@ -55,6 +53,9 @@ func (w *logRun) watch(loaded func()) error {
 		return err
 	}
 	loaded()
+	if err := w.decideEarly(); err != nil {
+		return err
+	}
 	w.audit = tlog.Audit{Log: w.log, Archive: archive{w}, Again: w.Again}
 	trusted, err := w.trusted()
 	if err != nil {
@@ -70,9 +71,6 @@ func (w *logRun) watch(loaded func()) error {
 		}
 	} else if err := w.judge(verdict, trusted); err != nil {
 		return err
-	}
-	if w.st == nil || w.result.Error != "" {
-		return nil
 	}
 	if w.cfg.Coverage == config.Full {
 		return w.read(verdict)
@@ -117,7 +115,7 @@ func (w *logRun) load() error {
 	if sizes, err := w.State.Sizes(ctx, w.info.ID); err == nil && len(sizes) > 0 {
 		fresh.ArchiveFloor = sizes[len(sizes)-1]
 	}
-	fresh.Notices = append(fresh.Notices, w.say("its state was gone (%v); a new baseline is taken by decision %s: %s. What the log held before it is not read", err, w.decisions[i].ID, w.decisions[i].Reason))
+	fresh.Notices = append(fresh.Notices, w.notice("its state was gone (%v); a new baseline is taken by decision %s: %s. What the log held before it is not read", err, w.decisions[i].ID, w.decisions[i].Reason))
 	w.st = &logState{doc: fresh, state: w.State, every: w.CommitEvery}
 	return nil
 }
@@ -138,6 +136,11 @@ func notApplied(decisions []state.Decision, applied []string) []state.Decision {
 	return left
 }
 
+// notice is a sentence about this log that is to be said once.
+func (w *logRun) notice(format string, args ...any) state.Notice {
+	return state.Notice{At: w.Now().UTC(), Text: w.say(format, args...)}
+}
+
 // say is a sentence about this log for a notice.
 func (w *logRun) say(format string, args ...any) string {
 	return fmt.Sprintf("%s (%s): ", w.info.Origin, w.info.ID) + fmt.Sprintf(format, args...)
@@ -155,15 +158,6 @@ func (w *logRun) trusted() (*tlog.Checkpoint, error) {
 			"or decide: whosigned accept --log %s --baseline --reason …", w.info.ID, err, w.info.ID)
 	}
 	return &cp, nil
-}
-
-func (w *logRun) decision(kind state.DecisionKind) *state.Decision {
-	for i := range w.decisions {
-		if w.decisions[i].Kind == kind {
-			return &w.decisions[i]
-		}
-	}
-	return nil
 }
 
 // archive keeps every verified checkpoint in the state.
@@ -221,13 +215,13 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 	now := w.Now().UTC()
 	err := w.st.commit(ctx, func(d *state.Log) {
 		d.Checkpoint, d.CheckpointGrew = string(cp.Note), now
-		d.Origin = cp.Origin
+		d.Origin, d.Size, d.Coverage = cp.Origin, cp.Size, string(w.cfg.Coverage)
 		d.Start, d.Scanned = start, frontier
 		if start > 0 {
 			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: start, Reason: why, At: now})
 		}
 		d.Rules = []state.RulesFrom{{Hash: w.Config.Rules.Hash(), From: start, At: now}}
-		d.Notices = append(d.Notices, w.say("baseline taken at size %d; %s", cp.Size, w.reads(start)))
+		d.Notices = append(d.Notices, w.notice("baseline taken at size %d; %s", cp.Size, w.reads(start)))
 		for _, dec := range w.decisions {
 			d.Applied = append(d.Applied, dec.ID)
 		}
@@ -235,6 +229,7 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 	if err != nil {
 		return err
 	}
+	w.wasApplied(w.decisions...)
 	if err := w.doc.remember(ctx, w.info.ID, w.info.URL); err != nil {
 		return err
 	}
@@ -242,17 +237,6 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 	w.advanced = true
 	w.deliver.add(w.st)
 	return nil
-}
-
-// stray is an incident of a log that has no state yet. It is said in the result,
-// so that the run ends as one that saw tampering, and as a health condition.
-func (w *logRun) stray(in *tlog.Incident) error {
-	w.result.Status = StatusTamper
-	now := w.Now().UTC()
-	w.health.atOnce("log:"+string(w.info.ID)+":first", w.say("%s. This log was never seen in order: if it was configured just now, its key or origin may be wrong", in.Text),
-		"compare the configured key and origin with those that the log's operator publishes")
-	w.strays = append(w.strays, IncidentResult{ID: in.ID, Log: w.info.ID, Kind: string(in.Kind), Proof: in.Proof, Text: in.Text, Opened: now})
-	return errors.New(in.Text)
 }
 
 // start is the index that reading begins at, and why not at 0. The configured
@@ -264,10 +248,22 @@ func (w *logRun) start(cp tlog.Checkpoint) (start uint64, why string) {
 		return cp.Size, "new baseline: " + w.decision(state.TakeBaseline).Reason
 	case w.services[w.info.URL]:
 		return 0, ""
+	case w.info.Type == tlog.RekorV2 && !w.cfg.Start.Given && w.hasSibling():
+		return 0, "" // a further shard: what it took before we were told of it counts
 	case w.cfg.Start.Head:
 		return cp.Size, "reading starts at the head"
 	}
 	return min(w.cfg.Start.Index, cp.Size), "reading starts at the configured index"
+}
+
+// hasSibling says whether another Rekor v2 shard was watched before this run.
+func (w *logRun) hasSibling() bool {
+	for _, l := range w.Config.Logs {
+		if l.Type == tlog.RekorV2 && l.URL != w.info.URL && w.services[l.URL] {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *logRun) reads(start uint64) string {
@@ -282,13 +278,16 @@ func (w *logRun) reads(start uint64) string {
 
 // judge commits what the verdict says about a log that was seen before.
 func (w *logRun) judge(v tlog.Verdict, trusted *tlog.Checkpoint) error {
-	ctx, cancel := w.keep()
-	defer cancel()
 	now := w.Now().UTC()
 	if v.Unprovable {
 		v.Incident = w.rollback(v, now)
 	}
-	var changes []func(*state.Log)
+	changes, err := w.decide(v, now)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := w.keep()
+	defer cancel()
 	if v.Incident != nil {
 		change, err := w.accuse(ctx, v.Incident)
 		if err != nil {
@@ -296,20 +295,17 @@ func (w *logRun) judge(v tlog.Verdict, trusted *tlog.Checkpoint) error {
 		}
 		changes = append(changes, change)
 	}
-	decided, err := w.decide(ctx, v, now)
-	if err != nil {
-		return err
-	}
-	frozen := hasProof(w.st.read()) && w.decision(state.TakeBaseline) == nil && !w.closes(w.st.read())
+	frozen := hasProof(w.st.read()) && w.decision(state.TakeBaseline) == nil || v.Incident != nil && v.Incident.Proof
 	err = w.st.commit(ctx, func(d *state.Log) {
-		for _, change := range append(changes, decided...) {
+		w.follow(d, v, trusted, frozen, now)
+		for _, change := range changes {
 			change(d)
 		}
-		w.follow(d, v, trusted, frozen || v.Incident != nil && v.Incident.Proof, now)
 	})
 	if err != nil {
 		return err
 	}
+	w.wasApplied(w.decisions...)
 	if err := w.doc.remember(ctx, w.info.ID, w.info.URL); err != nil {
 		return err
 	}
@@ -337,219 +333,43 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 	} else if v.Served != nil {
 		d.Rollback = nil
 	}
+	if v.Served != nil && (frozen || v.Incident != nil || v.Unprovable) {
+		d.Strays = stray(d.Strays, v.Served.Size)
+	}
 	if frozen || v.Trusted.Note == nil {
 		return
 	}
 	if trusted == nil || v.Trusted.Size > trusted.Size {
 		d.CheckpointGrew = now
+		if d.Retired != nil {
+			d.Retired = nil
+			d.Notices = append(d.Notices, w.notice("it grew to size %d after it had been read to its end as one that takes no more entries; it is read on", v.Trusted.Size))
+		}
 	}
-	d.Checkpoint = string(v.Trusted.Note)
+	d.Checkpoint, d.Size = string(v.Trusted.Note), v.Trusted.Size
+	if c := string(w.cfg.Coverage); d.Coverage != c {
+		if d.Coverage != "" && w.cfg.Coverage == config.Consistency {
+			d.Notices = append(d.Notices, w.notice("coverage is consistency now: its history is proven, entries from index %d on are not read", scannedOf(d)))
+		}
+		d.Coverage = c
+	}
 	if d.Origin != v.Trusted.Origin {
-		d.Notices = append(d.Notices, w.say("the origin line of its checkpoints changed from %q to %q; it is the same log under the same key", d.Origin, v.Trusted.Origin))
+		d.Notices = append(d.Notices, w.notice("the origin line of its checkpoints changed from %q to %q; it is the same log under the same key", d.Origin, v.Trusted.Origin))
 		d.Origin = v.Trusted.Origin
 	}
 	if h := w.Config.Rules.Hash(); w.cfg.Coverage == config.Full && d.Scanned != nil && (len(d.Rules) == 0 || d.Rules[len(d.Rules)-1].Hash != h) {
 		d.Rules = append(d.Rules, state.RulesFrom{Hash: h, From: d.Scanned.Size, At: now})
-		d.Notices = append(d.Notices, w.say("the rules were changed: the new ones hold from index %d on; to hold them against earlier entries: whosigned scan --log %s --from N --to %d", d.Scanned.Size, w.info.ID, d.Scanned.Size))
+		d.Notices = append(d.Notices, w.notice("the rules were changed: the new ones hold from index %d on; to hold them against earlier entries: whosigned scan --log %s --from N --to %d", d.Scanned.Size, w.info.ID, d.Scanned.Size))
 	}
 }
 
-// rollback is the incident that an unprovable older checkpoint becomes once it
-// has lasted; nil before.
-func (w *logRun) rollback(v tlog.Verdict, now time.Time) *tlog.Incident {
-	since := w.st.read().Rollback
-	if since == nil || now.Sub(*since) < rollbackAfter {
-		return nil
-	}
-	return tlog.NewRollback(w.info.ID, v.Trusted, *v.Served, *since)
-}
+// maxStrays bounds what a log can make us remember of other histories.
+const maxStrays = 1000
 
-func hasProof(d *state.Log) bool {
-	return slices.ContainsFunc(d.Incidents, func(i state.Incident) bool { return i.Proof && i.Closed == "" })
-}
-
-// closes says whether the decisions of this run close every proof that is open.
-func (w *logRun) closes(d *state.Log) bool {
-	for _, i := range d.Incidents {
-		if i.Proof && i.Closed == "" && !slices.ContainsFunc(w.decisions, func(dec state.Decision) bool {
-			return dec.Kind == state.CloseIncident && dec.Incident == i.ID
-		}) {
-			return false
-		}
+// stray remembers a size that was archived of another history than the trusted.
+func stray(sizes []uint64, size uint64) []uint64 {
+	if slices.Contains(sizes, size) || len(sizes) >= maxStrays {
+		return sizes
 	}
-	return true
-}
-
-// decide applies the operator's decisions, each once, and announces them.
-func (w *logRun) decide(ctx context.Context, v tlog.Verdict, now time.Time) ([]func(*state.Log), error) {
-	var changes []func(*state.Log)
-	for _, dec := range w.decisions {
-		var change func(*state.Log)
-		var err error
-		switch dec.Kind {
-		case state.TakeBaseline:
-			change, err = w.rebase(ctx, dec, v, now)
-		case state.SkipTo:
-			change, err = w.skip(dec, v, now)
-		case state.CloseIncident:
-			change = closeIncident(dec, w.say)
-		case state.AcceptKey:
-			change = func(d *state.Log) { d.Notices = append(d.Notices, w.say("a further key is accepted: %s", dec.Reason)) }
-		default:
-			err = fmt.Errorf("this release does not know decisions of kind %q", dec.Kind)
-		}
-		if err != nil {
-			w.failf("decision %s for log %s was not applied: %v", dec.ID, dec.Log, err)
-			continue
-		}
-		changes = append(changes, change, func(d *state.Log) { d.Applied = append(d.Applied, dec.ID) })
-	}
-	return changes, nil
-}
-
-// rebase takes a new baseline: what the log serves now is trusted from here on.
-func (w *logRun) rebase(ctx context.Context, dec state.Decision, v tlog.Verdict, now time.Time) (func(*state.Log), error) {
-	if v.Served == nil || v.Incident != nil {
-		return nil, errors.New("the log serves no checkpoint that verifies")
-	}
-	sizes, err := w.State.Sizes(ctx, w.info.ID)
-	if err != nil {
-		return nil, err
-	}
-	scanned := w.st.read().Scanned
-	if scanned != nil {
-		f, incident, err := w.audit.Frontier(w.work, min(scanned.Size, v.Served.Size), *v.Served)
-		if incident != nil {
-			err = errors.New(incident.Text)
-		}
-		if err != nil {
-			return nil, err
-		}
-		scanned = &f
-	}
-	return func(d *state.Log) {
-		if len(sizes) > 0 {
-			d.ArchiveFloor = max(d.ArchiveFloor, sizes[len(sizes)-1])
-		}
-		d.Scanned, d.Rollback, d.Stuck, d.Unproven = scanned, nil, nil, nil
-		for i := range d.Incidents {
-			if d.Incidents[i].Closed == "" {
-				d.Incidents[i].Closed = dec.ID
-			}
-		}
-		if scanned != nil {
-			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: scanned.Size, Reason: "read under the history given up for a new baseline: " + dec.Reason, Decision: dec.ID, At: now})
-		}
-		d.Notices = append(d.Notices, w.say("a new baseline is taken at size %d by decision of %s: %s. Its incidents are closed", v.Served.Size, dec.By, dec.Reason))
-	}, nil
-}
-
-// skip passes over entries that are not to be read.
-func (w *logRun) skip(dec state.Decision, v tlog.Verdict, now time.Time) (func(*state.Log), error) {
-	if w.st.read().Scanned == nil {
-		return nil, errors.New("the log's entries are not read (coverage: consistency)")
-	}
-	from := w.st.read().Scanned.Size
-	if dec.SkipTo <= from {
-		return nil, fmt.Errorf("entries are read up to index %d already", from)
-	}
-	f, incident, err := w.audit.Frontier(w.work, dec.SkipTo, v.Trusted)
-	if incident != nil {
-		err = errors.New(incident.Text)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return func(d *state.Log) {
-		d.Scanned, d.Stuck = &f, nil
-		d.Gaps = append(d.Gaps, state.Gap{From: from, To: dec.SkipTo, Reason: dec.Reason, Decision: dec.ID, At: now})
-		d.Notices = append(d.Notices, w.say("entries %d to %d are skipped by decision of %s: %s", from, dec.SkipTo-1, dec.By, dec.Reason))
-	}, nil
-}
-
-func closeIncident(dec state.Decision, say func(string, ...any) string) func(*state.Log) {
-	return func(d *state.Log) {
-		for i := range d.Incidents {
-			if d.Incidents[i].ID == dec.Incident {
-				d.Incidents[i].Closed = dec.ID
-				d.Notices = append(d.Notices, say("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
-				return
-			}
-		}
-		d.Notices = append(d.Notices, say("decision %s names incident %s, which this log does not have", dec.ID, dec.Incident))
-	}
-}
-
-// accuse keeps an incident's evidence, and returns the change that lists it and
-// alerts it, once, at once.
-func (w *logRun) accuse(ctx context.Context, in *tlog.Incident) (func(*state.Log), error) {
-	w.seen[in.ID] = true
-	now := w.Now().UTC()
-	evidence, err := json.MarshalIndent(in, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("incident %s: %w", in.ID, err)
-	}
-	name, err := w.State.PutIncident(ctx, w.info.ID, in.ID, evidence)
-	if err != nil {
-		return nil, fmt.Errorf("incident %s: %w", in.ID, err)
-	}
-	doc := w.st.read()
-	i := slices.IndexFunc(doc.Incidents, func(k state.Incident) bool { return k.ID == in.ID })
-	if i >= 0 && doc.Incidents[i].Closed != "" {
-		// An operator has decided about this one: it is not alerted again, but the log
-		// is not followed either.
-		w.result.Error = in.Text + "; the incident is closed by decision, but the log still serves this: to follow it all the same: whosigned accept --baseline"
-		return func(*state.Log) {}, nil
-	}
-	if i >= 0 && doc.Incidents[i].Ended == nil {
-		return func(d *state.Log) {
-			d.Incidents[i].Last = now
-			if e := d.Incidents[i].Evidence; !slices.Contains(e, name) && len(e) < maxEvidence {
-				d.Incidents[i].Evidence = append(slices.Clone(e), name)
-			}
-		}, nil
-	}
-	p, err := w.putAlert(ctx, report.Alert{
-		Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
-		Incident: &report.Incident{ID: in.ID, Kind: in.Kind, Proof: in.Proof, Text: in.Text, Evidence: name, Checkpoints: in.Notes, Next: nextSteps(w.Config.Path, in)},
-		Notes:    []string{"First seen " + now.Format(time.RFC3339) + " in run " + w.id + "."},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return func(d *state.Log) {
-		k := state.Incident{ID: in.ID, Kind: string(in.Kind), Proof: in.Proof, Text: in.Text, Opened: now, Last: now, Evidence: []string{name}}
-		if i >= 0 {
-			k.Opened = d.Incidents[i].Opened
-			k.Evidence = append(slices.Clone(d.Incidents[i].Evidence), name)
-			d.Incidents[i] = k
-		} else {
-			d.Incidents = append(d.Incidents, k)
-		}
-		if p != nil {
-			d.Outbox = append(d.Outbox, *p)
-		}
-	}, nil
-}
-
-// maxEvidence is how many evidence objects one incident may have: a log cannot
-// fill our state by varying what it serves.
-const maxEvidence = 50
-
-// nextSteps is what a responder can do about an incident.
-func nextSteps(path string, in *tlog.Incident) []string {
-	steps := []string{
-		"This shows what was served to us. Fetch the log's checkpoint from another network, and compare it with those above.",
-		"Tell the log's operator; the evidence file holds everything that was served, and can be checked with the log's public key alone.",
-	}
-	accept := fmt.Sprintf("whosigned accept --config %s --log %s --incident %s --reason '…'", path, in.Log, in.ID)
-	switch {
-	case in.Proof:
-		steps = append(steps, "Until a decision, the log's proven history stays where it is; new entries are read and reported as unproven.",
-			"To follow what it serves now all the same: "+fmt.Sprintf("whosigned accept --config %s --log %s --baseline --reason '…'", path, in.Log))
-	case in.Kind == tlog.BadLeaf:
-		steps = append(steps, "Reading stops before this leaf and goes on after 6 hours, or at once by: "+
-			fmt.Sprintf("whosigned accept --config %s --log %s --skip-to N --reason '…'", path, in.Log))
-	}
-	return append(steps, "When it is cleared up: "+accept)
+	return append(slices.Clone(sizes), size)
 }

@@ -1,9 +1,12 @@
 package monitor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/whosigned/whosigned/pkg/config"
@@ -53,11 +56,17 @@ func (c *Checked) OK() bool {
 // nothing.
 func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	m.defaults()
-	doc, err := m.State.LoadRun(ctx)
-	if errors.Is(err, state.ErrNotExist) {
-		doc = &state.Run{}
-	} else if err != nil {
-		return nil, fmt.Errorf("state: %w", err)
+	doc, decisions := &state.Run{}, []state.Decision(nil)
+	if m.State != nil { // a scan keeps none
+		var err error
+		if doc, err = m.State.LoadRun(ctx); errors.Is(err, state.ErrNotExist) {
+			doc = &state.Run{}
+		} else if err != nil {
+			return nil, fmt.Errorf("state: %w", err)
+		}
+		if decisions, err = m.State.Decisions(ctx); err != nil {
+			return nil, fmt.Errorf("decisions: %w", err)
+		}
 	}
 	c := &Checked{
 		Config: m.Config.Path, State: m.Config.State, Rules: m.Config.Rules.Describe(), Sinks: []string{},
@@ -65,10 +74,6 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	}
 	for _, s := range m.Sinks {
 		c.Sinks = append(c.Sinks, s.Name())
-	}
-	decisions, err := m.State.Decisions(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("decisions: %w", err)
 	}
 	r := &run{Monitor: m, work: ctx, services: map[string]bool{}, doc: &runState{doc: doc}}
 	for _, url := range doc.Services {
@@ -94,6 +99,16 @@ func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 		return p
 	}
 	p.Size, p.Origin = cp.Size, cp.Origin
+	if scan := r.Config.Scan; scan != nil {
+		p.From = min(scan.Start, cp.Size)
+		to := cp.Size
+		if scan.End != 0 {
+			to = min(scan.End, cp.Size)
+		}
+		plan := r.Monitor.plan(info, p.From, to)
+		p.Plan = &plan
+		return p
+	}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: info}
 	p.From, _ = w.start(cp)
 	doc, err := r.State.LoadLog(ctx, info.ID)
@@ -134,12 +149,12 @@ type Look struct {
 // checkpoint, and returns what the rules find there.
 func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 	m.defaults()
-	started := m.Now().UTC()
+	started, before := m.Now().UTC(), m.Client.Stats()
 	l, err := m.find(ctx, look.Log)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, started: started, work: ctx, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r := &run{Monitor: m, started: started, before: before, work: ctx, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool)}
 	w.result = LogResult{ID: w.info.ID, Origin: w.info.Origin, Type: w.info.Type, URL: w.info.URL, TreeID: w.info.TreeID, Coverage: config.Full, Status: StatusOK}
@@ -151,8 +166,7 @@ func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 		}
 	}
 	r.report(w.result, w.findings, w.strays)
-	stats := m.Client.Stats()
-	r.result.Requests, r.result.Bytes = stats.Requests, stats.Bytes
+	r.spent()
 	r.result.Finished = m.Now().UTC()
 	r.result.Exit = r.result.exit()
 	return &r.result, nil
@@ -267,6 +281,7 @@ func (m *Monitor) Accept(ctx context.Context, d state.Decision) (id string, err 
 		for id := range doc.Logs {
 			known = append(known, string(id))
 		}
+		slices.Sort(known)
 		return "", &NoLogError{fmt.Sprintf("no run has seen log %s; known are: %s", d.Log, strings.Join(known, ", "))}
 	}
 	l, err := m.State.LoadLog(ctx, d.Log)
@@ -277,6 +292,10 @@ func (m *Monitor) Accept(ctx context.Context, d state.Decision) (id string, err 
 	case state.SkipTo:
 		if l.Scanned == nil || d.SkipTo <= l.Scanned.Size {
 			return "", &NoLogError{fmt.Sprintf("--skip-to %d: entries of log %s are read up to index %d already", d.SkipTo, d.Log, scannedOf(l))}
+		}
+		// Nothing could apply it, and every run until the log has grown would fail.
+		if size := provenSize(l); d.SkipTo > size {
+			return "", &NoLogError{fmt.Sprintf("--skip-to %d: log %s is proven to have %d entries; if it has grown, run first", d.SkipTo, d.Log, size)}
 		}
 	case state.CloseIncident:
 		if err := hasIncident(l, d.Incident); err != nil {
@@ -294,15 +313,31 @@ func scannedOf(l *state.Log) uint64 {
 	return l.Scanned.Size
 }
 
+// provenSize is the size of the checkpoint in state: the second line of a note.
+func provenSize(l *state.Log) uint64 {
+	lines := strings.SplitN(l.Checkpoint, "\n", 3)
+	if len(lines) < 3 {
+		return 0
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 64)
+	if err != nil {
+		return 0 // written by us and verified: not reachable
+	}
+	return size
+}
+
 func hasIncident(l *state.Log, id string) error {
 	var open []string
 	for _, i := range l.Incidents {
-		if i.ID == id {
+		if i.ID == id && i.Closed == "" {
 			return nil
+		}
+		if i.ID == id {
+			return &NoLogError{fmt.Sprintf("incident %q of log %s is closed already, by decision %s", id, l.ID, i.Closed)}
 		}
 		if i.Closed == "" {
 			open = append(open, i.ID)
 		}
 	}
-	return &NoLogError{fmt.Sprintf("log %s has no incident %q; open are: %s", l.ID, id, strings.Join(open, ", "))}
+	return &NoLogError{fmt.Sprintf("log %s has no incident %q; open are: %s", l.ID, id, cmp.Or(strings.Join(open, ", "), "none"))}
 }

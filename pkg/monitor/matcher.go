@@ -24,6 +24,10 @@ const (
 	batchBytes  = 512 << 10
 )
 
+// maxHeld bounds the leaves that a slice's findings and unparsed leaves stand for,
+// in bytes: all of them are in memory, and in one object, until the slice's commit.
+const maxHeld = 4 << 20
+
 // workers bounds the batches in hand over all logs: one on each core and one
 // waiting for it.
 type workers chan struct{}
@@ -57,6 +61,7 @@ type matcher struct {
 	mu       sync.Mutex
 	findings []watch.Finding
 	unparsed []unparsed
+	held     int // bytes, see maxHeld
 }
 
 func newMatcher(cfg *config.Config, info tlog.Info, w workers) *matcher {
@@ -91,9 +96,9 @@ func (m *matcher) Visit(leaf tlog.Leaf) bool {
 	}
 	m.flush()
 	m.mu.Lock()
-	found, bad := len(m.findings), len(m.unparsed)
+	found, bad, held := len(m.findings), len(m.unparsed), m.held
 	m.mu.Unlock()
-	return m.end != nil && m.end(m.seen, found, bad)
+	return held >= maxHeld || m.end != nil && m.end(m.seen, found, bad)
 }
 
 // Reset implements tlog.Visitor.
@@ -105,7 +110,7 @@ func (m *matcher) take() ([]watch.Finding, []unparsed) {
 	m.flush()
 	m.wg.Wait()
 	findings, bad := m.findings, m.unparsed
-	m.findings, m.unparsed, m.seen = nil, nil, 0
+	m.findings, m.unparsed, m.seen, m.held = nil, nil, 0, 0
 	// Stable: the findings of one leaf stay in the order of its signers.
 	slices.SortStableFunc(findings, func(a, b watch.Finding) int { return cmp.Compare(a.Index, b.Index) })
 	slices.SortFunc(bad, func(a, b unparsed) int { return cmp.Compare(a.leaf.Index, b.leaf.Index) })
@@ -113,7 +118,8 @@ func (m *matcher) take() ([]watch.Finding, []unparsed) {
 }
 
 // visitAll shows a matcher the leaves [from, to) without proving anything, and
-// returns how far it came. A range that cannot be had is passed over.
+// returns how far it came: to the end, or as far as the matcher takes at once. A
+// range that cannot be had is passed over.
 func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (uint64, error) {
 	var last error
 	for from < to {
@@ -122,8 +128,10 @@ func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (u
 			if last = err; err != nil {
 				break
 			}
-			m.Visit(leaf)
 			from = leaf.Index + 1
+			if m.Visit(leaf) {
+				return from, nil
+			}
 		}
 		if !errors.As(last, &skip) {
 			return from, last
@@ -145,18 +153,19 @@ func (m *matcher) flush() {
 	m.workers <- struct{}{}
 	m.wg.Go(func() {
 		defer func() { <-m.workers }()
-		findings, bad := m.match(batch)
-		if findings == nil && bad == nil {
+		findings, bad, held := m.match(batch)
+		if held == 0 {
 			return
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.findings = append(m.findings, findings...)
 		m.unparsed = append(m.unparsed, bad...)
+		m.held += held
 	})
 }
 
-func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unparsed) {
+func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unparsed, held int) {
 	for _, leaf := range batch {
 		e, err := parse(leaf.Data)
 		if err != nil {
@@ -165,15 +174,17 @@ func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unpa
 			// The buffer that the leaf lies in is as large as its bundle.
 			u.leaf.Data = bytes.Clone(leaf.Data)
 			bad = append(bad, u)
+			held += len(leaf.Data) + 1
 		}
 		if e == nil {
 			continue
 		}
 		for _, f := range m.rules.Match(e, m.trust) {
 			findings = append(findings, m.locate(f, leaf))
+			held += len(leaf.Data) + 1
 		}
 	}
-	return findings, bad
+	return findings, bad, held
 }
 
 // parse is entry.Parse. A panic in one of the many parsers behind it (PGP, RPM,

@@ -98,6 +98,7 @@ type run struct {
 	*Monitor
 	id      string
 	started time.Time
+	before  tlog.Stats // what the client had done for other runs
 	// work ends with the budget or when the caller's context does; what has to be
 	// kept is kept after that, on contexts of its own.
 	work      context.Context
@@ -106,6 +107,7 @@ type run struct {
 	deliver   *delivery
 	doc       *runState
 	keys      []state.Decision // accepted keys
+	applied   []string         // decisions that this run applied
 	forgotten []tlog.ID        // logs that are not configured any more
 	// services are those that were watched before this run.
 	services map[string]bool
@@ -166,7 +168,7 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	if err := m.State.AcquireLease(ctx, doc, id, started.Add(m.Budget+leaseMargin), started); err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, id: id, started: started, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r := &run{Monitor: m, id: id, started: started, before: m.Client.Stats(), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	r.doc = &runState{doc: doc, state: m.State, first: first || len(doc.Logs) == 0}
 	r.result = Result{
 		Run: id, Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{},
@@ -197,7 +199,12 @@ func (m *Monitor) withoutRun(ctx context.Context, lost error, decisions []state.
 			continue
 		}
 		l, err := m.State.LoadLog(ctx, d.Log)
-		decided = decided || err != nil || !slices.Contains(l.Applied, d.ID)
+		if err != nil {
+			// Which decisions it had applied is not known any more: only a recent one counts.
+			decided = decided || now.Sub(d.At) < 7*24*time.Hour
+			continue
+		}
+		decided = decided || !slices.Contains(l.Applied, d.ID)
 	}
 	if !decided {
 		return nil, lost
@@ -226,7 +233,9 @@ func (r *run) sortDecisions(all []state.Decision) {
 		if d.Kind == state.AcceptKey {
 			r.keys = append(r.keys, d)
 		}
-		r.pending[d.Log] = append(r.pending[d.Log], d)
+		if !slices.Contains(r.doc.doc.Applied, d.ID) {
+			r.pending[d.Log] = append(r.pending[d.Log], d)
+		}
 	}
 }
 
@@ -279,38 +288,57 @@ func (r *run) failedLog(f notFound) {
 	r.unopened(f, unverified)
 }
 
-// notWatched says once that a log which was watched is not configured any more.
+// notWatched is for logs that were watched and are not configured any more: that
+// is said, their pending alerts are still delivered, and they are forgotten once
+// nothing is left to deliver or to decide.
 func (r *run) notWatched(found []watched, failed []notFound) {
 	now := make(map[tlog.ID]bool)
-	urls := make(map[string]bool)
 	for _, l := range found {
 		now[l.Info().ID] = true
 	}
 	for _, f := range failed {
 		now[f.id] = true
-		urls[f.url] = true
 	}
 	for id, url := range r.doc.known() {
-		if now[id] || urls[url] {
-			continue
+		if !now[id] && !r.unlisted(failed, url) {
+			r.leave(id, url)
 		}
-		if r.keyAccepted(id) {
-			continue
-		}
-		r.forgotten = append(r.forgotten, id)
-		text := fmt.Sprintf("log %s at %s is not configured any more and is no longer watched; its state is kept", id, url)
-		r.warnf("%s", text)
-		r.health.notice("unwatched:"+string(id), text)
 	}
 }
 
-func (r *run) keyAccepted(id tlog.ID) bool {
-	for _, d := range r.keys {
-		if d.Log == id {
-			return true
-		}
+// unlisted says whether a service could not be asked for its logs.
+func (r *run) unlisted(failed []notFound, url string) bool {
+	return slices.ContainsFunc(failed, func(f notFound) bool { return f.url == url && f.id == "" })
+}
+
+// leave stops watching a log.
+func (r *run) leave(id tlog.ID, url string) {
+	w := &logRun{run: r, info: tlog.Info{ID: id, URL: url}, seen: make(map[string]bool)}
+	text := fmt.Sprintf("log %s at %s is not configured any more and is no longer watched; its state is kept", id, url)
+	r.warnf("%s", text)
+	err := w.load()
+	if err == nil && !w.fresh {
+		err = w.decideEarly()
 	}
-	return false
+	if err != nil || w.fresh {
+		r.forgotten = append(r.forgotten, id)
+		r.health.notice("unwatched:"+string(id), text)
+		if err != nil {
+			r.failf("log %s, which is not configured any more: %v", id, err)
+		}
+		return
+	}
+	doc := w.st.read()
+	incidents := openIncidents(doc)
+	r.mu.Lock()
+	r.result.Incidents = append(r.result.Incidents, incidents...)
+	r.mu.Unlock()
+	if len(doc.Outbox) > 0 || len(incidents) > 0 || len(doc.Notices) > 0 {
+		r.health.atOnce("unwatched:"+string(id), text, "its pending alerts are delivered, and its open incidents are kept until a decision")
+		return
+	}
+	r.forgotten = append(r.forgotten, id)
+	r.health.notice("unwatched:"+string(id), text)
 }
 
 // putAlert seals an alert, writes its payload and returns what an outbox holds of

@@ -48,6 +48,7 @@ type Result struct {
 	FindingsCut int               `json:"findingsCut,omitempty"`
 	Incidents   []IncidentResult  `json:"incidents"`
 	Health      []ConditionResult `json:"health"`
+	Notices     []string          `json:"notices,omitempty"` // said once: baselines, gaps, decisions
 	Alerts      AlertsResult      `json:"alerts"`
 	Warnings    []string          `json:"warnings,omitempty"`
 	Errors      []string          `json:"errors,omitempty"` // of the run as a whole
@@ -104,6 +105,21 @@ type AlertsResult struct {
 	Failed map[string]string `json:"failed,omitempty"`
 
 	untaken int // pending alerts that no sink took
+}
+
+// Add makes r the result of what other did, too.
+func (r *Result) Add(other *Result) {
+	r.Logs = append(r.Logs, other.Logs...)
+	room := min(len(other.Findings), maxFindings-len(r.Findings))
+	r.Findings = append(r.Findings, other.Findings[:room]...)
+	r.FindingsCut += other.FindingsCut + len(other.Findings) - room
+	r.Incidents = append(r.Incidents, other.Incidents...)
+	r.Health = append(r.Health, other.Health...)
+	r.Errors = append(r.Errors, other.Errors...)
+	r.Requests += other.Requests
+	r.Bytes += other.Bytes
+	r.Finished = other.Finished
+	r.Exit = r.exit()
 }
 
 // exit picks the exit status: the first that applies of tamper, failure, findings.

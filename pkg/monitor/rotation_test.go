@@ -156,7 +156,7 @@ func TestAShardThatIsFrozenIsReadToItsEndAndMayGoDark(t *testing.T) {
 	if l := logOf(t, res, v2Origin); l.Status != monitor.StatusRetired || l.Error != "" {
 		t.Errorf("gone dark: %+v", l)
 	}
-	if n := w.mails("no longer answers"); n != 1 {
+	if n := w.mails("does not answer"); n != 1 {
 		t.Errorf("%d notices that it went dark, want 1: %q", n, w.subjects())
 	}
 }

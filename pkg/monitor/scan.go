@@ -34,7 +34,7 @@ func (w *logRun) read(v tlog.Verdict) error {
 		if err := w.scan(v.Trusted); err != nil {
 			return err
 		}
-		if err := w.fillHoles(v.Trusted); err != nil {
+		if err := w.fillHoles(); err != nil {
 			return err
 		}
 	}
@@ -55,7 +55,7 @@ func (w *logRun) startReading(cp tlog.Checkpoint) error {
 	}
 	f, incident, err := w.audit.Frontier(w.work, start, cp)
 	if incident != nil {
-		return w.stray(incident)
+		return w.charge(incident)
 	}
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (w *logRun) startReading(cp tlog.Checkpoint) error {
 			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: start, Reason: why, At: now})
 		}
 		d.Rules = append(d.Rules, state.RulesFrom{Hash: w.Config.Rules.Hash(), From: start, At: now})
-		d.Notices = append(d.Notices, w.say("coverage is full now; %s", w.reads(start)))
+		d.Notices = append(d.Notices, w.notice("coverage is full now; %s", w.reads(start)))
 	})
 }
 
@@ -93,11 +93,7 @@ func (w *logRun) scan(cp tlog.Checkpoint) error {
 // says that such a leaf has become a hole, and reading can go on after it.
 func (w *logRun) slices(reader *tlog.Reader, m *matcher, cp tlog.Checkpoint) (passed bool, err error) {
 	for !reader.Done() {
-		began := w.Now()
-		m.end = func(leaves, findings, unparsed int) bool {
-			return leaves >= w.SliceEntries || findings >= sliceFindings || unparsed >= sliceUnparsed ||
-				w.Now().Sub(began) >= sliceTime || w.work.Err() != nil
-		}
+		w.bound(m)
 		from := w.st.read().Scanned.Size
 		m.saw = func(leaves int) { w.Progress(w.info, from+uint64(leaves), cp.Size) }
 		slice, err := reader.Next(m)
@@ -106,7 +102,7 @@ func (w *logRun) slices(reader *tlog.Reader, m *matcher, cp tlog.Checkpoint) (pa
 			err = w.commitSlice(ctx, slice, m)
 		}
 		if err == nil && slice.Stuck != nil {
-			passed, err = w.stuck(ctx, slice, cp)
+			passed, err = w.stuck(slice, cp)
 		}
 		cancel()
 		if err != nil || slice.Stuck != nil {
@@ -267,92 +263,15 @@ func (w *logRun) count(entries uint64, findings []watch.Finding, bad []unparsed)
 	w.health.daily("log:"+string(w.info.ID)+":unparsed", text, "they are hashed, counted and kept under findings/"+string(w.info.ID)+"/unparsed; a newer release may read them")
 }
 
-// matcher parses and matches this log's leaves, and shows progress.
-func (w *logRun) matcher() *matcher {
-	m := newMatcher(w.Config, w.info, w.workers)
-	return m
-}
+func (w *logRun) matcher() *matcher { return newMatcher(w.Config, w.info, w.workers) }
 
-// stuck remembers since when leaves cannot be had. After holeAfter each of them
-// becomes a hole, whose hash is proven, and reading passes it (P7).
-func (w *logRun) stuck(ctx context.Context, slice tlog.Slice, cp tlog.Checkpoint) (passed bool, err error) {
-	now := w.Now().UTC()
-	s := state.Stuck{Index: slice.To, End: slice.Stuck.End, Since: now, Error: slice.Stuck.Err.Error()}
-	if before := w.st.read().Stuck; before != nil && before.Index <= s.Index && s.Index < before.End {
-		s.Since = before.Since
+// bound ends a slice of m that begins now at its limits, or with the budget.
+func (w *logRun) bound(m *matcher) {
+	began := w.Now()
+	m.end = func(leaves, findings, unparsed int) bool {
+		return leaves >= w.SliceEntries || findings >= sliceFindings || unparsed >= sliceUnparsed ||
+			w.Now().Sub(began) >= sliceTime || w.work.Err() != nil
 	}
-	if now.Sub(s.Since) < holeAfter {
-		w.result.Error = fmt.Sprintf("%v; reading stops before it until %s", slice.Stuck, s.Since.Add(holeAfter).Format(time.RFC3339))
-		return false, w.st.commit(ctx, func(d *state.Log) { d.Stuck = &s })
-	}
-	frontier, end := slice.Frontier, min(max(s.End, s.Index+1), cp.Size)
-	var holes []state.Hole
-	var changes []func(*state.Log)
-	for index := s.Index; index < end; index++ {
-		hash, next, err := w.audit.Hole(ctx, cp, frontier)
-		if err != nil {
-			return false, fmt.Errorf("leaf %d cannot be had, nor can its hash: %w", index, err)
-		}
-		change, err := w.accuse(ctx, tlog.NewHole(w.info.ID, index, hash, cp.Note, s.Error))
-		if err != nil {
-			return false, err
-		}
-		holes = append(holes, state.Hole{Index: index, Hash: hash, Since: s.Since, Reason: s.Error})
-		changes = append(changes, change)
-		frontier = next
-	}
-	w.result.Status = StatusTamper
-	return true, w.st.commit(ctx, func(d *state.Log) {
-		for _, change := range changes {
-			change(d)
-		}
-		d.Holes = append(d.Holes, holes...)
-		d.Scanned, d.Stuck = &frontier, nil
-	})
-}
-
-// maxRefill is how many holes a run asks for again.
-const maxRefill = 100
-
-// fillHoles asks once more for the leaves that could not be had.
-func (w *logRun) fillHoles(cp tlog.Checkpoint) error {
-	for i, hole := range w.st.read().Holes {
-		if i == maxRefill || w.work.Err() != nil {
-			break
-		}
-		in := tlog.NewHole(w.info.ID, hole.Index, hole.Hash, cp.Note, hole.Reason)
-		leaf, ok := w.leafAt(hole.Index)
-		if !ok || leaf.Hash != hole.Hash {
-			w.seen[in.ID] = true
-			continue
-		}
-		m := w.matcher()
-		m.Visit(leaf)
-		findings, bad := m.take()
-		ctx, cancel := w.keep()
-		kept, err := w.keepFindings(ctx, hole.Index, hole.Index+1, findings, bad)
-		if err == nil {
-			err = w.st.commit(ctx, func(d *state.Log) {
-				kept.apply(d)
-				d.Holes = slices.DeleteFunc(slices.Clone(d.Holes), func(h state.Hole) bool { return h.Index == hole.Index })
-				d.Notices = append(d.Notices, w.say("leaf %d, which could not be had since %s, is served again and was read", hole.Index, hole.Since.Format(time.RFC3339)))
-			})
-		}
-		cancel()
-		if err != nil {
-			return err
-		}
-		w.count(1, findings, bad)
-		w.deliver.poke()
-	}
-	return nil
-}
-
-func (w *logRun) leafAt(index uint64) (tlog.Leaf, bool) {
-	for leaf, err := range w.log.Leaves(tlog.Fresh(w.work), index, index+1) {
-		return leaf, err == nil
-	}
-	return tlog.Leaf{}, false
 }
 
 // scanUnproven reads what lies outside the trusted history, so that nobody can
@@ -361,26 +280,25 @@ func (w *logRun) leafAt(index uint64) (tlog.Leaf, bool) {
 // marked unproven; the trusted cursor does not move.
 func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	doc := w.st.read()
-	cp, from := v.Trusted, uint64(0)
+	var cp tlog.Checkpoint
+	var from uint64
+	stuck := false
 	switch {
-	case (hasProof(doc) || v.Incident != nil) && v.Served != nil:
-		cp, from = *v.Served, doc.Scanned.Size
+	case v.Served != nil && (hasProof(doc) || v.Incident != nil || v.Unprovable):
+		cp, from = *v.Served, w.unprovenFrom(doc, *v.Served)
 	case doc.Stuck != nil:
-		from = doc.Stuck.End
-	default:
-		if doc.Unproven == nil {
-			return nil
-		}
+		cp, from, stuck = v.Trusted, w.unprovenFrom(doc, v.Trusted), true
+		from = max(from, doc.Stuck.End)
+	case doc.Unproven != nil && w.advanced:
 		ctx, cancel := w.keep()
 		defer cancel()
 		return w.st.commit(ctx, func(d *state.Log) { d.Unproven = nil })
-	}
-	if doc.Unproven != nil {
-		from = max(from, doc.Unproven.Scanned)
+	default:
+		return nil
 	}
 	m := w.matcher()
 	for from < cp.Size && w.work.Err() == nil {
-		next, err := w.unprovenSlice(m, cp, from)
+		next, err := w.unprovenSlice(m, cp, from, stuck)
 		if err != nil {
 			return err
 		}
@@ -390,16 +308,31 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	return nil
 }
 
-// unprovenSlice reads some leaves without a proof and commits what was found.
-func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64) (uint64, error) {
-	to := min(cp.Size, from+uint64(w.SliceEntries))
-	next, err := visitAll(w.work, w.log, m, from, to)
+// unprovenFrom is where to read on outside the trusted history: where the last
+// run ended, if it read the same history, else where this one is known to be ours.
+func (w *logRun) unprovenFrom(doc *state.Log, cp tlog.Checkpoint) uint64 {
+	if u := doc.Unproven; u != nil {
+		before, err := w.log.Open([]byte(u.Note))
+		if err == nil && w.extends(before, cp) {
+			return u.Scanned
+		}
+	}
+	return min(w.common(doc, cp), doc.Scanned.Size)
+}
+
+// unprovenSlice reads some leaves without a proof and commits what was found. An
+// entry beyond a leaf that cannot be had may be routine; one of another history
+// never is.
+func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64, stuck bool) (uint64, error) {
+	w.bound(m)
+	next, err := visitAll(w.work, w.log, m, from, cp.Size)
 	findings, bad := m.take()
 	if err != nil && next == from {
 		return from, fmt.Errorf("reading entry %d outside the trusted history: %w", from, err)
 	}
 	for i := range findings {
-		findings[i].Unproven, findings[i].Expected = true, false
+		findings[i].Unproven = true
+		findings[i].Expected = findings[i].Expected && stuck
 	}
 	ctx, cancel := w.keep()
 	defer cancel()
@@ -423,8 +356,11 @@ func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64) (uin
 func (w *logRun) conclude(err error) {
 	l := &w.result
 	incidents := w.strays
-	if err != nil && l.Error == "" {
+	switch {
+	case err != nil && l.Error == "":
 		l.Error = err.Error()
+	case err != nil:
+		l.Error += "; " + err.Error()
 	}
 	if w.st != nil {
 		doc := w.st.read()
@@ -459,12 +395,17 @@ func (w *logRun) describe(doc *state.Log) []IncidentResult {
 	}
 	l.Holes = len(doc.Holes)
 	w.standing(doc, cp)
+	return openIncidents(doc)
+}
+
+// openIncidents are those that no decision has closed.
+func openIncidents(doc *state.Log) []IncidentResult {
 	var open []IncidentResult
 	for _, i := range doc.Incidents {
 		if i.Closed != "" {
 			continue
 		}
-		r := IncidentResult{ID: i.ID, Log: w.info.ID, Kind: i.Kind, Proof: i.Proof, Text: i.Text, Opened: i.Opened, Ended: i.Ended}
+		r := IncidentResult{ID: i.ID, Log: doc.ID, Kind: i.Kind, Proof: i.Proof, Text: i.Text, Opened: i.Opened, Ended: i.Ended}
 		if len(i.Evidence) > 0 {
 			r.Evidence = i.Evidence[len(i.Evidence)-1]
 		}

@@ -225,6 +225,9 @@ func (d *document) finding(f *watch.Finding) {
 	d.heading(safe(cmp.Or(f.Subject, "key "+f.Fingerprint), maxSubject))
 	fields := append(d.signer(f), d.entry(f)...)
 	for _, e := range limit(f.Extensions, maxItems) {
+		if e.Name == "issuer" && e.Value == f.Issuer {
+			continue // said above, and certificates say it twice
+		}
 		fields = append(fields, field{Name: cmp.Or(e.Name, e.OID), Value: e.Value})
 	}
 	if n := len(f.Extensions) - maxItems; n > 0 {

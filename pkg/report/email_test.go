@@ -116,6 +116,8 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 	untrusted.Findings = untrusted.Findings[:1]
 	suspicion := tamperAlert()
 	suspicion.Incident.Proof = false
+	fork := tamperAlert()
+	fork.Incident.Text = "two signed roots for tree size 7: " + strings.Repeat("a", 64) + " and " + strings.Repeat("b", 64)
 	key := identityAlert()
 	key.Findings = []watch.Finding{{Fingerprint: "SHA256:abc", SignerType: "ssh"}}
 	hostile := identityAlert()
@@ -135,6 +137,7 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 		"untrusted": {[]Alert{untrusted}, "Signed as releases@acme.com, untrusted chain (unproven): 1 entry in rekor.example.com"},
 		"key":       {[]Alert{key}, "Signed as key SHA256:abc: 1 entry in rekor.example.com"},
 		"proof":     {[]Alert{tamperAlert()}, "TAMPERING: rekor.example.com: served two roots for size 1234"},
+		"hashes":    {[]Alert{fork}, "TAMPERING: rekor.example.com: two signed roots for tree size 7: aaaaaaaa… and bbbbbbbb…"},
 		"suspicion": {[]Alert{suspicion}, "Suspected tampering: rekor.example.com: served two roots for size 1234"},
 		"health":    {[]Alert{healthAlert(Opened)}, "whosigned health: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},
 		"over":      {[]Alert{healthAlert(Closed)}, "whosigned health: over: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},

@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -216,8 +217,15 @@ func (a *Alert) incidentTitle() string {
 	if a.Incident.Proof {
 		what = "TAMPERING: "
 	}
-	return safe(what+safe(a.name(), 60)+": "+a.Incident.Text, maxSubject)
+	return safe(what+safe(a.name(), 60)+": "+shortHashes(a.Incident.Text), maxSubject)
 }
+
+// shortHashes cuts hashes and log IDs to what people compare by eye.
+func shortHashes(s string) string {
+	return longHex.ReplaceAllStringFunc(s, func(hash string) string { return hash[:8] + "…" })
+}
+
+var longHex = regexp.MustCompile(`[0-9a-f]{32,}`)
 
 func (a *Alert) findingsTitle() string {
 	// Names of attackers' choosing are kept short enough that the figures and the log

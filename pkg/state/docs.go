@@ -91,9 +91,12 @@ type Log struct {
 	Type    tlog.Type `json:"type"`
 	Origin  string    `json:"origin"`
 	Service string    `json:"service"` // URL
+	// Coverage is that of the last run.
+	Coverage string `json:"coverage,omitempty"`
 	// Checkpoint is the newest checkpoint that the history is proven up to, as the
 	// raw signed note.
 	Checkpoint string `json:"checkpoint"`
+	Size       uint64 `json:"size"` // of Checkpoint
 	// CheckpointGrew is when the proven size last changed.
 	CheckpointGrew time.Time `json:"checkpoint_grew"`
 	// Scanned is the compact range of the leaves read, recomputed and proven
@@ -122,15 +125,25 @@ type Log struct {
 	Outbox    []Pending   `json:"outbox,omitempty"`
 	Incidents []Incident  `json:"incidents,omitempty"`
 	// Notices are to be said once: they go into the next health alert.
-	Notices []string   `json:"notices,omitempty"`
+	Notices []Notice   `json:"notices,omitempty"`
 	Retired *time.Time `json:"retired,omitempty"` // read to its end and said so
-	Dark    *time.Time `json:"dark,omitempty"`    // retired, gone, and said so
+	// Dark is since when a retired log does not answer; DarkSaid that it was said.
+	Dark     *time.Time `json:"dark,omitempty"`
+	DarkSaid bool       `json:"dark_said,omitempty"`
+	// Strays are the sizes of archived checkpoints that are not of the trusted history.
+	Strays []uint64 `json:"strays,omitempty"`
 	// ArchiveFloor is the largest size archived of a history that a decision gave
 	// up: archived checkpoints up to it contradict nothing.
 	ArchiveFloor uint64   `json:"archive_floor,omitempty"`
 	Applied      []string `json:"applied_decisions,omitempty"`
 
 	kept
+}
+
+// Notice is a sentence that is to be said once.
+type Notice struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
 }
 
 // Gap is a range that was never read, and why.
@@ -150,6 +163,8 @@ type Hole struct {
 	Hash   tlog.Hash `json:"hash"`
 	Since  time.Time `json:"since"`
 	Reason string    `json:"reason"`
+	// Incident is the ID of the suspicion that it is withheld.
+	Incident string `json:"incident"`
 
 	kept
 }

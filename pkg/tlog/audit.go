@@ -30,7 +30,7 @@ type Audit struct {
 }
 
 func (a *Audit) again() []time.Duration {
-	if a.Again == nil {
+	if len(a.Again) == 0 {
 		return []time.Duration{200 * time.Millisecond, 2 * time.Second}
 	}
 	return a.Again
@@ -53,7 +53,13 @@ type Verdict struct {
 	Incident *Incident
 }
 
-func (v Verdict) clean() bool { return v.Incident == nil && !v.Stale && !v.Unprovable }
+// settled: there is nothing to look at again.
+func (v Verdict) settled() bool {
+	if v.Incident != nil {
+		return v.Incident.Proof
+	}
+	return !v.Stale && !v.Unprovable
+}
 
 // Advance fetches the newest checkpoint and proves it consistent with trusted,
 // which is nil when there is none yet. Whatever counts against the log, but for
@@ -61,20 +67,21 @@ func (v Verdict) clean() bool { return v.Incident == nil && !v.Stale && !v.Unpro
 // log could not be checked, and says nothing about it.
 func (a *Audit) Advance(ctx context.Context, trusted *Checkpoint) (Verdict, error) {
 	v, err := a.advance(ctx, trusted)
+	looked, lookErr := false, error(nil)
 	for _, wait := range a.again() {
-		if err != nil || v.clean() || v.Incident != nil && v.Incident.Proof {
+		if err != nil || v.settled() || sleep(ctx, wait) != nil {
 			break
 		}
-		if err := sleep(ctx, wait); err != nil {
-			return v, nil
+		again, err := a.advance(Fresh(ctx), trusted)
+		if err != nil {
+			lookErr = err
+			continue
 		}
-		again, againErr := a.advance(Fresh(ctx), trusted)
-		if againErr != nil {
-			// A log that has just served something wrong does not clear itself by
-			// going silent.
-			break
-		}
-		v = again
+		v, looked = again, true
+	}
+	if err == nil && !v.settled() && !looked {
+		// Once is no sign: what does not persist may have been a proxy's error page.
+		return v, fmt.Errorf("what the log served counts against it, and it could not be asked again: %w", errors.Join(lookErr, context.Cause(ctx)))
 	}
 	return v, err
 }
@@ -145,20 +152,27 @@ func (a *Audit) fork(one, two Checkpoint) *Incident {
 	return in
 }
 
+// frozenGrowth is for two signed notes that contradict each other in whatever
+// order they came.
+func (a *Audit) frozenGrowth(frozen, larger Checkpoint) *Incident {
+	in := newIncident(a.Log.Info().ID, FrozenGrowth, frozen.Size)
+	in.Text = fmt.Sprintf("the log signed that it is frozen at size %d, and it signed size %d", frozen.Size, larger.Size)
+	in.Notes = []string{string(frozen.Note), string(larger.Note)}
+	return in
+}
+
 // grown handles a checkpoint that is larger than the trusted one.
 func (a *Audit) grown(ctx context.Context, v *Verdict, trusted, cp Checkpoint) error {
 	id := a.Log.Info().ID
 	if trusted.Frozen {
-		v.Incident = newIncident(id, FrozenGrowth, trusted.Size)
-		v.Incident.Text = fmt.Sprintf("the log signed that it is frozen at size %d, then signed size %d", trusted.Size, cp.Size)
-		v.Incident.Notes = []string{string(trusted.Note), string(cp.Note)}
+		v.Incident = a.frozenGrowth(trusted, cp)
 		return nil
 	}
 	if trusted.Size == 0 {
 		v.Trusted = cp // every tree extends the empty one; there is no proof from 0
 		return nil
 	}
-	hashes, err := a.Log.ConsistencyProof(ctx, trusted.Size, cp.Size)
+	hashes, err := a.consistency(ctx, trusted.Size, cp.Size)
 	var unverified *Unverified
 	if err != nil && !errors.As(err, &unverified) {
 		return fmt.Errorf("consistency proof from size %d to %d: %w", trusted.Size, cp.Size, err)
@@ -170,7 +184,7 @@ func (a *Audit) grown(ctx context.Context, v *Verdict, trusted, cp Checkpoint) e
 		v.Incident = newIncident(id, Inconsistent, trusted.Size, trusted.Root)
 		v.Incident.Text = fmt.Sprintf("the log does not prove that its tree of size %d extends the one of size %d seen before: %v", cp.Size, trusted.Size, err)
 		v.Incident.Notes = []string{string(trusted.Note), string(cp.Note)}
-		v.Incident.Consistency = &ConsistencyEvidence{trusted.Size, cp.Size, hashes}
+		v.Incident.Consistency = &ConsistencyEvidence{trusted.Size, cp.Size, trusted.Root, hashes}
 		if unverified != nil {
 			v.Incident.Served = unverified.Served
 		}
@@ -180,20 +194,41 @@ func (a *Audit) grown(ctx context.Context, v *Verdict, trusted, cp Checkpoint) e
 	return nil
 }
 
+// consistency asks for a consistency proof, and again where it is refused: a
+// replica that lags does not have the size yet that another one signed.
+func (a *Audit) consistency(ctx context.Context, from, to uint64) ([][]byte, error) {
+	hashes, err := a.Log.ConsistencyProof(ctx, from, to)
+	for _, wait := range a.again() {
+		if !refused(err) || sleep(ctx, wait) != nil {
+			break
+		}
+		hashes, err = a.Log.ConsistencyProof(Fresh(ctx), from, to)
+	}
+	return hashes, err
+}
+
+// refused reports whether the log answered, and said no.
+func refused(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && status.Code >= 400 && status.Code < 500 && status.Code != http.StatusTooManyRequests
+}
+
 // older handles a checkpoint that is smaller than the trusted one. A cache or a
 // replica that lags serves one, and the log can still prove it a prefix. A log
 // that was set back cannot, nor can one set back to nothing.
 func (a *Audit) older(ctx context.Context, v *Verdict, trusted, cp Checkpoint) error {
-	if cp.Size == 0 {
+	switch {
+	case cp.Frozen:
+		v.Incident = a.frozenGrowth(cp, trusted)
+		return nil
+	case cp.Size == 0:
 		v.Unprovable = true
 		return nil
 	}
 	hashes, err := a.Log.ConsistencyProof(ctx, cp.Size, trusted.Size)
-	var status *StatusError
 	var unverified *Unverified
 	switch {
-	case errors.As(err, &status) && status.Code >= 400 && status.Code < 500 && status.Code != http.StatusTooManyRequests,
-		errors.As(err, &unverified):
+	case refused(err), errors.As(err, &unverified):
 		v.Unprovable = true
 	case err != nil:
 		return fmt.Errorf("consistency proof from size %d to %d: %w", cp.Size, trusted.Size, err)
@@ -203,6 +238,23 @@ func (a *Audit) older(ctx context.Context, v *Verdict, trusted, cp Checkpoint) e
 		v.Stale = true
 	}
 	return nil
+}
+
+// Extends reports whether the log proves that the tree of cp extends that of old.
+func (a *Audit) Extends(ctx context.Context, old, cp Checkpoint) (bool, error) {
+	switch {
+	case old.Size > cp.Size:
+		return false, nil
+	case old.Size == cp.Size:
+		return old.Root == cp.Root, nil
+	case old.Size == 0:
+		return true, nil
+	}
+	hashes, err := a.consistency(ctx, old.Size, cp.Size)
+	if err != nil {
+		return false, fmt.Errorf("consistency proof from size %d to %d: %w", old.Size, cp.Size, err)
+	}
+	return proof.VerifyConsistency(rfc6962.DefaultHasher, old.Size, cp.Size, hashes, old.Root[:], cp.Root[:]) == nil, nil
 }
 
 // NewRollback is the incident that an unprovable older checkpoint becomes when
@@ -225,40 +277,45 @@ type mismatch struct {
 	err    error
 }
 
+func (m *mismatch) evidence() *ConsistencyEvidence {
+	return &ConsistencyEvidence{m.size, m.cp.Size, m.root, m.hashes}
+}
+
 func (m *mismatch) Error() string {
 	return fmt.Sprintf("root %s computed at size %d is not in the tree of size %d that the log signed: %v", m.root, m.size, m.cp.Size, m.err)
 }
 
-// prove checks that the tree r is a prefix of the one that cp commits to. The
-// error is a *mismatch if what the log served denies it.
-func (a *Audit) prove(ctx context.Context, r *compact.Range, cp Checkpoint) error {
+// prove checks that the tree r is a prefix of the one that cp commits to, and
+// returns the consistency proof, which is empty if it is the same tree. The error
+// is a *mismatch if what the log served denies it.
+func (a *Audit) prove(ctx context.Context, r *compact.Range, cp Checkpoint) ([][]byte, error) {
 	root, err := Root(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch size := r.End(); {
 	case size > cp.Size:
-		return fmt.Errorf("frontier of size %d is beyond the checkpoint's %d", size, cp.Size)
+		return nil, fmt.Errorf("frontier of size %d is beyond the checkpoint's %d", size, cp.Size)
 	case size == cp.Size:
 		if root != cp.Root {
-			return &mismatch{size, root, nil, cp, errors.New("the roots differ")}
+			return nil, &mismatch{size, root, nil, cp, errors.New("the roots differ")}
 		}
-		return nil
+		return nil, nil
 	case size == 0:
-		return nil
+		return nil, nil
 	}
-	hashes, err := a.Log.ConsistencyProof(ctx, r.End(), cp.Size)
+	hashes, err := a.consistency(ctx, r.End(), cp.Size)
 	var unverified *Unverified
 	if errors.As(err, &unverified) {
-		return &mismatch{r.End(), root, nil, cp, err}
+		return nil, &mismatch{r.End(), root, nil, cp, err}
 	}
 	if err != nil {
-		return fmt.Errorf("consistency proof from size %d to %d: %w", r.End(), cp.Size, err)
+		return nil, fmt.Errorf("consistency proof from size %d to %d: %w", r.End(), cp.Size, err)
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.End(), cp.Size, hashes, root[:], cp.Root[:]); err != nil {
-		return &mismatch{r.End(), root, hashes, cp, err}
+		return nil, &mismatch{r.End(), root, hashes, cp, err}
 	}
-	return nil
+	return hashes, nil
 }
 
 // Frontier returns the compact range of [0, size), proven against cp. It is how
@@ -271,53 +328,74 @@ func (a *Audit) Frontier(ctx context.Context, size uint64, cp Checkpoint) (Front
 	if size > cp.Size {
 		return Frontier{}, nil, fmt.Errorf("start %d is beyond the log's size %d", size, cp.Size)
 	}
-	var denied *mismatch
-	var unverified *Unverified
 	for i := 0; ; i++ {
+		var denied *mismatch
+		var unverified *Unverified
 		r, err := a.Log.Frontier(ctx, size, cp)
 		if err == nil {
-			if err = a.prove(ctx, r, cp); err == nil {
+			if _, err = a.prove(ctx, r, cp); err == nil {
 				return Save(r), nil, nil
 			}
 		}
 		if !errors.As(err, &denied) && !errors.As(err, &unverified) {
 			return Frontier{}, nil, fmt.Errorf("left edge at %d: %w", size, err)
 		}
-		if i == len(a.again()) || sleep(ctx, a.again()[i]) != nil {
-			in := newIncident(a.Log.Info().ID, BadProof, size)
-			in.Text = fmt.Sprintf("what the log serves as the left edge of its tree at %d does not fit its signed checkpoint of size %d: %v", size, cp.Size, err)
-			in.Notes = []string{string(cp.Note)}
-			if unverified != nil {
-				in.Served = unverified.Served
+		if i < len(a.again()) {
+			if err := sleep(ctx, a.again()[i]); err != nil {
+				return Frontier{}, nil, fmt.Errorf("left edge at %d: no time to look again at what does not verify: %w", size, err)
 			}
-			return Frontier{}, in, nil
+			ctx = Fresh(ctx)
+			continue
 		}
-		ctx = Fresh(ctx)
+		in := newIncident(a.Log.Info().ID, BadProof, "left edge", size)
+		in.Text = fmt.Sprintf("what the log serves as the left edge of its tree at %d does not fit its signed checkpoint of size %d: %v", size, cp.Size, err)
+		in.Notes = []string{string(cp.Note)}
+		if denied != nil {
+			in.Consistency = denied.evidence()
+			edge := Save(r)
+			in.Edge = &edge
+		}
+		if errors.As(err, &unverified) {
+			in.Served = unverified.Served
+		}
+		return Frontier{}, in, nil
 	}
 }
 
 // Hole gets the hash of the leaf after from, apart from the leaf, and proves it
-// against cp. It returns the frontier past that leaf.
-func (a *Audit) Hole(ctx context.Context, cp Checkpoint, from Frontier) (Hash, Frontier, error) {
+// against cp. It returns the proof and the frontier past that leaf.
+func (a *Audit) Hole(ctx context.Context, cp Checkpoint, from Frontier) (LeafProof, Frontier, error) {
+	p, next, err := a.hole(ctx, cp, from)
+	if err != nil && ctx.Err() == nil && !IsFresh(ctx) {
+		p, next, err = a.hole(Fresh(ctx), cp, from)
+	}
+	if err != nil {
+		return LeafProof{}, from, fmt.Errorf("hash of leaf %d: %w", from.Size, err)
+	}
+	return p, next, nil
+}
+
+func (a *Audit) hole(ctx context.Context, cp Checkpoint, from Frontier) (LeafProof, Frontier, error) {
 	hasher, ok := a.Log.(LeafHasher)
 	if !ok {
-		return Hash{}, from, fmt.Errorf("this log gives no leaf hash without the leaf")
+		return LeafProof{}, from, errors.New("this log gives none without the leaf")
 	}
 	hash, err := hasher.LeafHash(ctx, from.Size, cp)
 	if err != nil {
-		return Hash{}, from, fmt.Errorf("hash of leaf %d: %w", from.Size, err)
+		return LeafProof{}, from, err
 	}
 	r, err := from.Range()
 	if err != nil {
-		return Hash{}, from, err
+		return LeafProof{}, from, err
 	}
 	if err := r.Append(hash[:], nil); err != nil {
-		return Hash{}, from, err
+		return LeafProof{}, from, err
 	}
-	if err := a.prove(ctx, r, cp); err != nil {
-		return Hash{}, from, fmt.Errorf("hash of leaf %d: %w", from.Size, err)
+	hashes, err := a.prove(ctx, r, cp)
+	if err != nil {
+		return LeafProof{}, from, err
 	}
-	return hash, Save(r), nil
+	return LeafProof{Index: from.Size, Hash: hash, Before: from, Consistency: hashes}, Save(r), nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -24,6 +25,10 @@ import (
 
 // MaxCheckpoint is the size limit, in bytes, of a signed note.
 const MaxCheckpoint = 64 << 10
+
+// maxSignatures is the limit of golang.org/x/mod/sumdb/note. Each signature that
+// names one of our keys costs a pass over the note.
+const maxSignatures = 100
 
 // Checkpoint is a signed tree size and root hash, in the form of
 // https://c2sp.org/tlog-checkpoint, whose signature was verified.
@@ -132,27 +137,28 @@ func OpenCheckpoint(raw []byte, keys []Key) (Checkpoint, Key, error) {
 	if cut < 0 {
 		return Checkpoint{}, Key{}, errors.New("not a signed note: it has no signature block")
 	}
+	if bytes.Count(raw[cut+2:], []byte("\n")) > maxSignatures {
+		return Checkpoint{}, Key{}, fmt.Errorf("note has more than %d signatures", maxSignatures)
+	}
 	for line := range strings.Lines(string(raw[cut+2:])) {
 		name, hint, ok := signatureLine(line)
 		if !ok {
 			continue
 		}
 		for _, key := range keys {
-			for _, h := range key.keyHashes(name) {
-				if h != hint {
-					continue
-				}
-				n, err := note.Open(raw, note.VerifierList(noteVerifier{name, hint, key}))
-				if err != nil {
-					continue
-				}
-				cp, err := parseCheckpoint(n.Text)
-				if err != nil {
-					return Checkpoint{}, Key{}, err
-				}
-				cp.Note = bytes.Clone(raw)
-				return cp, key, nil
+			if !slices.Contains(key.keyHashes(name), hint) {
+				continue
 			}
+			n, err := note.Open(raw, note.VerifierList(noteVerifier{name, hint, key}))
+			if err != nil {
+				continue
+			}
+			cp, err := parseCheckpoint(n.Text)
+			if err != nil {
+				return Checkpoint{}, Key{}, err
+			}
+			cp.Note = bytes.Clone(raw)
+			return cp, key, nil
 		}
 	}
 	return Checkpoint{}, Key{}, fmt.Errorf("no signature verifies under the %d trusted keys", len(keys))

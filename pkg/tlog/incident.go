@@ -46,7 +46,9 @@ type Incident struct {
 	// Consistency is the consistency proof that was served and did not verify.
 	Consistency *ConsistencyEvidence `json:"consistency_proof,omitempty"`
 	Leaves      []LeafEvidence       `json:"leaves,omitempty"`
-	// Served is what was served and does not verify, if none of the above.
+	// Edge is what was served as the left edge of the tree at Edge.Size.
+	Edge *Frontier `json:"edge,omitempty"`
+	// Served is the answer that does not verify, verbatim, if it is none of the above.
 	Served []byte `json:"served,omitempty"`
 }
 
@@ -54,6 +56,7 @@ type Incident struct {
 type ConsistencyEvidence struct {
 	From   uint64   `json:"from"`
 	To     uint64   `json:"to"`
+	Root   Hash     `json:"root"` // at From: signed, or computed from what was served
 	Hashes [][]byte `json:"hashes"`
 }
 
@@ -62,10 +65,26 @@ type LeafEvidence struct {
 	Index      uint64 `json:"index"`
 	Served     []byte `json:"served,omitempty"`
 	ServedHash *Hash  `json:"served_hash,omitempty"`
-	// ProvenHash was proven to be in the tree of the first of Notes; nil if the log
-	// gave no proof.
-	ProvenHash *Hash  `json:"proven_hash,omitempty"`
-	Error      string `json:"error,omitempty"`
+	// ProvenHash is in the tree of the first of Notes: Before, the left edge of the
+	// tree at Index, extended by it has a root that Proof, the consistency proof
+	// from size Index+1 to the note's, proves. Nil if the log gave no proof.
+	ProvenHash *Hash     `json:"proven_hash,omitempty"`
+	Before     *Frontier `json:"before,omitempty"`
+	Proof      [][]byte  `json:"proof,omitempty"`
+	Error      string    `json:"error,omitempty"`
+}
+
+// LeafProof shows that the leaf at Index hashes to Hash in the tree of a signed
+// checkpoint.
+type LeafProof struct {
+	Index       uint64
+	Hash        Hash
+	Before      Frontier // [0, Index)
+	Consistency [][]byte // from size Index+1 to the checkpoint's; empty if that is it
+}
+
+func (e *LeafEvidence) prove(p LeafProof) {
+	e.ProvenHash, e.Before, e.Proof = &p.Hash, &p.Before, p.Consistency
 }
 
 // newIncident gives the incident its ID: a hash over the log, the kind and what
@@ -80,13 +99,22 @@ func newIncident(log ID, kind Kind, lasting ...any) *Incident {
 	}
 }
 
-// NewHole is the suspicion that a leaf is withheld: its hash is proven under
-// note, its bytes could not be had.
-func NewHole(log ID, index uint64, hash Hash, note []byte, reason string) *Incident {
-	in := newIncident(log, MissingLeaf, index)
-	in.Text = fmt.Sprintf("leaf %d could not be had: %s. Its hash is proven and recorded; reading goes on after it, and it is asked for again in every run", index, reason)
+// NewHole is the suspicion that neighbouring leaves, at least one, are withheld:
+// their hashes are proven under note, their bytes could not be had.
+func NewHole(log ID, leaves []LeafProof, note []byte, reason string) *Incident {
+	first := leaves[0].Index
+	in := newIncident(log, MissingLeaf, first)
+	what := fmt.Sprintf("leaf %d", first)
+	if n := len(leaves); n > 1 {
+		what = fmt.Sprintf("leaves %d to %d", first, first+uint64(n)-1)
+	}
+	in.Text = fmt.Sprintf("%s could not be had: %s. What is missing has its hash proven and recorded; reading goes on after it, and it is asked for again in later runs", what, reason)
 	in.Notes = []string{string(note)}
-	in.Leaves = []LeafEvidence{{Index: index, ProvenHash: &hash, Error: reason}}
+	for _, leaf := range leaves {
+		evidence := LeafEvidence{Index: leaf.Index, Error: reason}
+		evidence.prove(leaf)
+		in.Leaves = append(in.Leaves, evidence)
+	}
 	return in
 }
 

@@ -123,7 +123,7 @@ func ReadAhead(ctx context.Context, c *Client, url string, chunks iter.Seq[Chunk
 		next, stop := iter.Pull(chunks)
 		defer stop()
 		ctx, cancel := context.WithCancel(ctx)
-		r := &reader{host: h, budget: c.budget, next: next, fetch: fetch}
+		r := &reader{host: h, budget: c.budget, next: next, fetch: fetch, landed: make(chan struct{}, 1)}
 		defer r.drain()
 		defer cancel()
 		for {
@@ -146,9 +146,10 @@ type reader struct {
 	next   func() (Chunk, bool)
 	fetch  func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error)
 
-	pending *Chunk       // taken from next, waiting for budget
-	line    []*future    // in order
-	held    atomic.Int64 // of the normal lane, by the line
+	landed  chan struct{} // a fetch has ended since it was last looked
+	pending *Chunk        // taken from next, waiting for budget
+	line    []*future     // in order
+	held    atomic.Int64  // of the normal lane, by the line
 	sizes   sizes
 }
 
@@ -163,8 +164,25 @@ type future struct {
 	held   int64 // what is left of limit, once done
 }
 
-// head tops up the line and takes its first; nil after the last chunk.
+// head keeps the line topped up until its first has been fetched, and takes that;
+// nil after the last chunk.
 func (r *reader) head(ctx context.Context) (*future, error) {
+	for {
+		if err := r.topUp(ctx); err != nil || len(r.line) == 0 {
+			return nil, err
+		}
+		select {
+		case <-r.line[0].done:
+			return r.line[0], nil
+		case <-r.landed:
+			// The host may bear more now, and the chunk may have left some budget. Were
+			// the line topped up only when its first lands, one slow chunk would idle the rest.
+		}
+	}
+}
+
+// topUp starts fetching as many chunks as host and budget allow.
+func (r *reader) topUp(ctx context.Context) error {
 	// Twice what runs at once, so that a slow first chunk does not idle the rest.
 	for len(r.line) < 2*r.host.allowed() {
 		if r.pending == nil {
@@ -180,31 +198,22 @@ func (r *reader) head(ctx context.Context) (*future, error) {
 			// Chunks this large are not read ahead: each goes, when it is first,
 			// through the oversize lane.
 			if !first {
-				return r.first(), nil
+				return nil
 			}
 			r.start(ctx, *r.pending, 0)
 		case first:
 			if err := r.budget.reserve(ctx, limit); err != nil {
-				return nil, err
+				return err
 			}
 			r.start(ctx, *r.pending, limit)
 		case r.budget.reserveMore(limit, r.held.Load()):
 			r.start(ctx, *r.pending, limit)
 		default:
-			return r.first(), nil
+			return nil
 		}
 		r.pending = nil
 	}
-	return r.first(), nil
-}
-
-func (r *reader) first() *future {
-	if len(r.line) == 0 {
-		return nil
-	}
-	f := r.line[0]
-	<-f.done
-	return f
+	return nil
 }
 
 // start begins to fetch a chunk into limit reserved bytes.
@@ -218,7 +227,13 @@ func (r *reader) start(ctx context.Context, chunk Chunk, limit int64) {
 		return
 	}
 	go func() {
-		defer close(f.done)
+		defer func() {
+			close(f.done)
+			select {
+			case r.landed <- struct{}{}:
+			default:
+			}
+		}()
 		f.leaves, f.size, f.err = r.fetch(ctx, chunk, limit)
 		// Give back at once what the estimate was too high by.
 		r.giveBack(f, limit-min(f.size, limit))

@@ -439,3 +439,28 @@ func TestAt50MillisecondsReadingAheadIsTwentyTimesOneAtATime(t *testing.T) {
 		})
 	}
 }
+
+func TestASlowFirstChunkDoesNotIdleTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientOptions{Base: roundTrip(takes(50*time.Millisecond, ok))})
+		quick := fetcher(c, fixed(10_000))
+		var fetched atomic.Int32
+		fetch := func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
+			if ch.From == 0 {
+				time.Sleep(time.Second)
+			}
+			defer fetched.Add(1)
+			return quick(ctx, ch, limit)
+		}
+		for leaf, err := range ReadAhead(t.Context(), c, logURL, chunksOf(10_000), fetch) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The host bears more with every answer, so the line has to grow meanwhile: to
+			// what the budget allows, of which each chunk is expected to take a mebibyte.
+			if got, want := fetched.Load(), int32(20); leaf.Index == 0 && got < want {
+				t.Errorf("%d chunks were fetched when the first, slow one was, want at least %d", got, want)
+			}
+		}
+	})
+}

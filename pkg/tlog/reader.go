@@ -90,6 +90,9 @@ func (r *Reader) Next(v Visitor) (Slice, error) {
 	if errors.As(err, &denied) {
 		return r.dispute(ctx, v, slice)
 	}
+	if err == nil && slice.Stuck != nil && slice.Stuck.Served != nil {
+		slice.Incident = r.badLeaf(ctx, &slice)
+	}
 	return slice, err
 }
 
@@ -126,6 +129,8 @@ func (r *Reader) read(v Visitor, slice *Slice, end uint64) ([]Hash, error) {
 // got stuck. If they can be had now, the slice ends after them.
 func (r *Reader) lookAgain(ctx context.Context, v Visitor, slice *Slice, hashes []Hash) ([]Hash, error) {
 	end := min(max(slice.Stuck.End, slice.To+1), r.to)
+	stuck := *slice.Stuck
+	looked, lookErr := false, error(nil)
 	for _, wait := range r.audit.again() {
 		if err := sleep(r.ctx, wait); err != nil {
 			break
@@ -144,22 +149,33 @@ func (r *Reader) lookAgain(ctx context.Context, v Visitor, slice *Slice, hashes 
 		}
 		if slice.Err != nil {
 			// The log went away while it was asked again: the first answer stands.
+			lookErr = slice.Err
 			slice.Stuck, slice.Err = &first, nil
-			break
+			continue
 		}
+		looked = true
 	}
-	if slice.Stuck.Served != nil {
-		slice.Incident = r.badLeaf(slice.To, slice.Stuck)
+	if !looked {
+		// Once is no sign: it does not count.
+		slice.Stuck = nil
+		slice.Err = fmt.Errorf("%w, and it could not be asked for again: %w", &stuck, errors.Join(lookErr, context.Cause(r.ctx)))
 	}
 	return hashes, nil
 }
 
-func (r *Reader) badLeaf(index uint64, leafErr *LeafError) *Incident {
-	in := newIncident(r.audit.Log.Info().ID, BadLeaf, index)
-	in.Text = fmt.Sprintf("the log serves something else in place of leaf %d: %v", index, leafErr.Err)
+// badLeaf is for an answer that is not the leaf after a slice, nor another one.
+func (r *Reader) badLeaf(ctx context.Context, slice *Slice) *Incident {
+	in := newIncident(r.audit.Log.Info().ID, BadLeaf, slice.To)
+	in.Text = fmt.Sprintf("the log serves something else in place of leaf %d: %v", slice.To, slice.Stuck.Err)
 	in.Notes = []string{string(r.cp.Note)}
-	served := LeafHash(leafErr.Served)
-	in.Leaves = []LeafEvidence{{Index: index, Served: leafErr.Served, ServedHash: &served, Error: leafErr.Err.Error()}}
+	in.Served = slice.Stuck.Served
+	evidence := LeafEvidence{Index: slice.To, Error: slice.Stuck.Err.Error()}
+	if p, _, err := r.audit.Hole(Fresh(ctx), r.cp, slice.Frontier); err != nil {
+		evidence.Error += "; " + err.Error()
+	} else {
+		evidence.prove(p)
+	}
+	in.Leaves = []LeafEvidence{evidence}
 	return in
 }
 
@@ -177,7 +193,7 @@ func (r *Reader) settle(ctx context.Context, slice *Slice, hashes []Hash) error 
 	}
 	// The frontier at From was proven before.
 	if slice.To > slice.From {
-		if err := r.audit.prove(ctx, tree, r.cp); err != nil {
+		if _, err := r.audit.prove(ctx, tree, r.cp); err != nil {
 			return err
 		}
 	}
@@ -213,10 +229,15 @@ type toEnd struct{ Visitor }
 
 func (t toEnd) Visit(leaf Leaf) bool { t.Visitor.Visit(leaf); return false }
 
+// maxCuts is how often a disputed slice is cut off before a bad leaf: a log that
+// serves another bad leaf each time does not keep us here.
+const maxCuts = 3
+
 // dispute is for a slice whose root is not in the signed tree: it is read again
 // with caches bypassed, and if that does not help, cut off before the first leaf
 // that is not the one the log signed.
 func (r *Reader) dispute(ctx context.Context, v Visitor, slice Slice) (Slice, error) {
+	ctx = Fresh(ctx)
 	again, hashes, err := r.reread(v, slice.To)
 	if err != nil {
 		return again, err
@@ -227,72 +248,86 @@ func (r *Reader) dispute(ctx context.Context, v Visitor, slice Slice) (Slice, er
 		r.open(r.ctx, again.To, r.to)
 		return again, err // it was a cache, or a replica; or the log went away
 	}
-	good, err := r.lastGood(ctx, hashes)
-	if err != nil {
-		return again, err
-	}
-	served := hashes[good]
-	cut, hashes, err := r.reread(v, again.From+uint64(good))
-	if err != nil {
+	for range maxCuts {
+		good, first, err := r.lastGood(ctx, hashes, denied)
+		if ctx.Err() != nil {
+			return again, context.Cause(ctx)
+		}
+		if err != nil {
+			break // a log whose leaves do not prove is not cleared by giving no proofs
+		}
+		served := hashes[good]
+		cut, cutHashes, err := r.reread(v, r.proven.Size+uint64(good))
+		if err != nil {
+			return cut, err
+		}
+		err = r.settle(ctx, &cut, cutHashes)
+		if errors.As(err, &denied) {
+			hashes = cutHashes // what proved a moment ago was served otherwise now
+			continue
+		}
+		if err == nil && cut.Err == nil && cut.Stuck == nil {
+			r.accuse(ctx, &cut, served, first)
+		}
 		return cut, err
 	}
-	if err := r.settle(ctx, &cut, hashes); err != nil {
-		return cut, fmt.Errorf("leaves %d to %d proved, and then did not: %w", cut.From, cut.To, err)
-	}
-	if cut.Err == nil && cut.Stuck == nil {
-		r.accuse(ctx, &cut, served, denied)
-	}
-	return cut, nil
+	v.Reset()
+	none := Slice{From: r.proven.Size, To: r.proven.Size, Frontier: r.proven}
+	r.accuse(ctx, &none, hashes[0], denied)
+	return none, nil
 }
 
 // lastGood is the number of leaves of the disputed slice that prove, found by
-// bisection: each step asks for one consistency proof.
-func (r *Reader) lastGood(ctx context.Context, hashes []Hash) (int, error) {
+// bisection: each step asks for one consistency proof. It returns also how the
+// leaf after them is denied; denied is how all of them are.
+func (r *Reader) lastGood(ctx context.Context, hashes []Hash, denied *mismatch) (int, *mismatch, error) {
 	good, bad := 0, len(hashes)
 	for bad-good > 1 {
 		mid := (good + bad) / 2
 		tree, err := r.extend(hashes[:mid])
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		var denied *mismatch
-		switch err := r.audit.prove(Fresh(ctx), tree, r.cp); {
+		var first *mismatch
+		switch _, err := r.audit.prove(ctx, tree, r.cp); {
 		case err == nil:
 			good = mid
-		case errors.As(err, &denied):
-			bad = mid
+		case errors.As(err, &first):
+			bad, denied = mid, first
 		default:
-			return 0, err
+			return 0, nil, err
 		}
 	}
-	return good, nil
+	return good, denied, nil
 }
 
-// accuse makes the leaf after a slice, whose hash as served does not prove, an
-// incident with its evidence.
+// accuse makes the leaf after a slice an incident with its evidence: with its hash
+// as served the tree does not prove, which is how it is denied.
 func (r *Reader) accuse(ctx context.Context, slice *Slice, served Hash, denied *mismatch) {
 	index := slice.To
-	evidence := LeafEvidence{Index: index, ServedHash: &served}
+	evidence := LeafEvidence{Index: index, ServedHash: &served, Before: &slice.Frontier}
 	r.open(Fresh(r.ctx), index, index+1)
 	if leaf, err, ok := r.next(); ok && err == nil && leaf.Hash == served {
 		evidence.Served = leaf.Data
 	}
 	kind := BadLeaf
-	reason := fmt.Errorf("its hash %s is not in the tree that the log signed", served)
-	if hash, _, err := r.audit.Hole(Fresh(ctx), r.cp, slice.Frontier); err != nil {
+	reason := fmt.Errorf("leaf %d as served, with hash %s, is not what the log signed: %w", index, served, denied)
+	if p, _, err := r.audit.Hole(ctx, r.cp, slice.Frontier); err != nil {
 		evidence.Error = err.Error()
 	} else {
-		evidence.ProvenHash = &hash
-		if hash == served {
-			// The leaf is the one that was signed; the proof past it was wrong.
-			kind, reason = BadProof, denied
+		evidence.prove(p)
+		if p.Hash == served {
+			// The leaf is the one that was signed; what denied it was wrong, or is about
+			// a later one.
+			kind = BadProof
+			reason = fmt.Errorf("leaf %d is what the log signed, and what it serves from there on to size %d does not prove: %w", index, denied.size, denied)
 		}
 	}
 	in := newIncident(r.audit.Log.Info().ID, kind, index)
-	in.Text = fmt.Sprintf("leaf %d as served is not what the log signed: %v", index, reason)
+	in.Text = reason.Error()
 	in.Notes = []string{string(r.cp.Note)}
 	in.Leaves = []LeafEvidence{evidence}
-	in.Consistency = &ConsistencyEvidence{denied.size, denied.cp.Size, denied.hashes}
+	in.Consistency = denied.evidence()
 	slice.Incident = in
 	slice.Stuck = &LeafError{Index: index, End: index + 1, Served: evidence.Served, Err: reason}
 }

@@ -253,13 +253,22 @@ func (f Frontier) MarshalJSON() ([]byte, error) { return json.Marshal(jsonFronti
 
 // UnmarshalJSON reads that and checks that the number of hashes fits the size.
 func (f *Frontier) UnmarshalJSON(b []byte) error {
-	var j jsonFrontier
+	var j struct {
+		Size   uint64  `json:"size"`
+		Hashes []*Hash `json:"hashes"` // null must not pass for a hash of zeros
+	}
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
 	if want := compact.RangeSize(0, j.Size); len(j.Hashes) != want {
 		return fmt.Errorf("frontier of size %d has %d hashes, want %d", j.Size, len(j.Hashes), want)
 	}
-	*f = Frontier(j)
+	*f = Frontier{Size: j.Size}
+	for _, h := range j.Hashes {
+		if h == nil {
+			return fmt.Errorf("frontier of size %d has null for a hash", j.Size)
+		}
+		f.Hashes = append(f.Hashes, *h)
+	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // How says how a Pattern matches.
@@ -44,6 +45,7 @@ func (a AnyOf) String() string {
 // matcher is a compiled Pattern: a text without a regular expression is compared.
 type matcher struct {
 	prefix string // what every text that fits begins with
+	part   string // what it contains; finding out that it does not costs far less than re
 	re     *regexp.Regexp
 }
 
@@ -70,10 +72,14 @@ func (p Pattern) compile() (matcher, error) {
 			return matcher{}, err
 		}
 		re, err := regexp.Compile(`\A(?:` + parsed.String() + `)\z`)
-		return matcher{re: re}, err
+		return matcher{part: longestLiteral(parsed), re: re}, err
 	case Search:
+		parsed, err := syntax.Parse(p.Text, syntax.Perl)
+		if err != nil {
+			return matcher{}, err
+		}
 		re, err := regexp.Compile(p.Text)
-		return matcher{re: re}, err
+		return matcher{part: longestLiteral(parsed), re: re}, err
 	}
 	return matcher{}, fmt.Errorf("unknown way to match %q; use exact, glob or regex", p.How)
 }
@@ -82,7 +88,30 @@ func (m matcher) fits(text string) bool {
 	if m.re == nil {
 		return text == m.prefix
 	}
-	return strings.HasPrefix(text, m.prefix) && m.re.MatchString(text)
+	return strings.HasPrefix(text, m.prefix) && strings.Contains(text, m.part) && m.re.MatchString(text)
+}
+
+// longestLiteral is a text that everything the expression fits contains; "" if
+// none is plain to see.
+func longestLiteral(re *syntax.Regexp) string {
+	switch re.Op {
+	case syntax.OpLiteral:
+		// U+FFFD in an expression fits every byte that is no UTF-8.
+		if re.Flags&syntax.FoldCase == 0 && !slices.Contains(re.Rune, utf8.RuneError) {
+			return string(re.Rune)
+		}
+	case syntax.OpConcat:
+		longest := ""
+		for _, sub := range re.Sub {
+			if part := longestLiteral(sub); len(part) > len(longest) {
+				longest = part
+			}
+		}
+		return longest
+	case syntax.OpCapture, syntax.OpPlus:
+		return longestLiteral(re.Sub[0])
+	}
+	return ""
 }
 
 func anyFits(any []matcher, text string) bool {

@@ -22,7 +22,7 @@ import (
 func canned(t testing.TB, leaves [][]byte) *Tree {
 	t.Helper()
 	_, key := newKey(t)
-	tree := &Tree{treeID: "1193050959916656506", prefix: "108e9186e8c5677a", key: key}
+	tree := &Tree{treeID: "1193050959916656506", prefix: "108e9186e8c5677a", keys: []tlog.Key{key}}
 	tree.now = state{size: uint64(len(leaves)), offset: 1000}
 	entries := make([][]byte, len(leaves))
 	for i, leaf := range leaves {
@@ -46,7 +46,7 @@ func rendered(tree *Tree, index uint64, leaf []byte) []byte {
 	return fmt.Appendf(nil, `{"%s%s":{"body":"%s","integratedTime":1700000000,"logID":"%s","logIndex":%d,`+
 		`"verification":{"inclusionProof":{"checkpoint":"rekor.sigstore.dev - %s\n2000000000\n%s\n\n— rekor.sigstore.dev %s\n",`+
 		`"hashes":[%s],"logIndex":%d,"rootHash":%s,"treeSize":2000000000},"signedEntryTimestamp":"%s"}}}`,
-		tree.prefix, tlog.LeafHash(leaf), base64.StdEncoding.EncodeToString(leaf), tree.key.Hex(), tree.now.offset+index,
+		tree.prefix, tlog.LeafHash(leaf), base64.StdEncoding.EncodeToString(leaf), tree.keys[0].Hex(), tree.now.offset+index,
 		tree.treeID, strings.Repeat("A", 43)+"=", strings.Repeat("B", 104),
 		strings.Repeat(hash+",", 22)+hash, index, hash, strings.Repeat("C", 96))
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -255,7 +256,9 @@ func (t *Tree) leaf(index uint64, e served) (tlog.Leaf, error) {
 	// The closure must not keep the answer: only the leaf and a copy of the signature.
 	set, integrated := bytes.Clone(e.set), e.integrated
 	leaf.Claims.Vouched = func() bool {
-		return vouched(t.key, leaf.Data, set, leaf.Claims.GlobalIndex, integrated)
+		return slices.ContainsFunc(t.keys, func(k tlog.Key) bool {
+			return vouched(k, leaf.Data, set, leaf.Claims.GlobalIndex, integrated)
+		})
 	}
 	return leaf, nil
 }

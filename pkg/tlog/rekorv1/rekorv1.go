@@ -58,6 +58,9 @@ type Config struct {
 	URL string
 	// Keys are those that the service's trees may be signed with.
 	Keys []tlog.Key
+	// Accepted are further keys that an operator accepted for a known tree, by its
+	// ID, which stays the same.
+	Accepted map[tlog.ID][]tlog.Key
 }
 
 // Service is a Rekor v1 service. Its methods may be called concurrently.
@@ -65,11 +68,13 @@ type Service struct {
 	client *tlog.Client
 	url    string
 	keys   []tlog.Key
+	// accepted are further keys of known trees.
+	accepted map[tlog.ID][]tlog.Key
 }
 
 // New returns the service that cfg names; nothing is fetched yet.
 func New(client *tlog.Client, cfg Config) *Service {
-	return &Service{client: client, url: strings.TrimRight(cfg.URL, "/"), keys: slices.Clone(cfg.Keys)}
+	return &Service{client: client, url: strings.TrimRight(cfg.URL, "/"), keys: slices.Clone(cfg.Keys), accepted: cfg.Accepted}
 }
 
 // Discovery is what a service's log info lists.
@@ -157,8 +162,10 @@ func (s *Service) accept(l listed, pins []tlog.ID, again bool) (*Tree, error) {
 		keys = slices.DeleteFunc(slices.Clone(keys), func(k tlog.Key) bool {
 			return !slices.Contains(pins, treeLogID(k, l.treeID))
 		})
+		keys = append(keys, s.accepted[pins[0]]...)
 		if len(keys) == 0 {
-			return nil, s.unverified(l, fmt.Errorf("the tree is known as %s, whose key is not among the %d of the service; configure that key, or accept the new one", pins[0], len(s.keys)))
+			// A mistake in the configuration, and not the log's doing.
+			return nil, fmt.Errorf("the tree is known as %s, whose key is not among the %d of the service; configure that key, or accept the new one", pins[0], len(s.keys))
 		}
 	}
 	cp, key, err := openNote(l.note, l.treeID, keys)
@@ -173,7 +180,13 @@ func (s *Service) accept(l listed, pins []tlog.ID, again bool) (*Tree, error) {
 		id:      treeLogID(key, l.treeID),
 		treeID:  l.treeID,
 		prefix:  fmt.Sprintf("%016x", number),
-		key:     key,
+		keys:    []tlog.Key{key},
+	}
+	if len(pins) > 0 {
+		t.keys = keys
+		if !slices.Contains(pins, t.id) {
+			t.id = pins[0] // under an accepted key it stays the same log
+		}
 	}
 	t.update(l, cp)
 	return t, nil

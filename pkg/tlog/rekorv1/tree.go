@@ -32,8 +32,8 @@ type Tree struct {
 	service *Service
 	id      tlog.ID
 	treeID  string
-	prefix  string // tree ID as UUIDs begin: 16 hex digits
-	key     tlog.Key
+	prefix  string     // tree ID as UUIDs begin: 16 hex digits
+	keys    []tlog.Key // the one in its ID, and those that an operator accepted
 
 	mu  sync.Mutex
 	now state
@@ -73,9 +73,9 @@ func (t *Tree) Info() tlog.Info {
 	}
 }
 
-// Open verifies a note of the tree under the key in its ID.
+// Open verifies a note of the tree under its keys.
 func (t *Tree) Open(note []byte) (tlog.Checkpoint, error) {
-	cp, _, err := openNote(note, t.treeID, []tlog.Key{t.key})
+	cp, _, err := openNote(note, t.treeID, t.keys)
 	return cp, err
 }
 
