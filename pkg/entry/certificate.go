@@ -135,9 +135,9 @@ func utcTime(text []byte) (t time.Time, ok bool) {
 		year -= 100 // RFC 5280, section 4.1.2.5.1
 	}
 	t = time.Date(year, time.Month(n[1]), n[2], n[3], n[4], n[5], 0, time.UTC)
-	// Date takes the 30th of February for a day in March.
+	// Date takes the 30th of February for a day in March, and 24:00 for 0:00 of the next.
 	hour, minute, second := t.Clock()
-	return t, t.Month() == time.Month(n[1]) && t.Day() == n[2] && hour == n[3] && minute == n[4] && second == n[5]
+	return t, t.Month() == time.Month(n[1]) && hour == n[3] && minute == n[4] && second == n[5]
 }
 
 // readExtensions lists all extensions and takes subjects and issuer from them.

@@ -25,7 +25,7 @@ type outbox interface {
 const (
 	// maxDelivery bounds the payloads loaded for one delivery, in bytes.
 	maxDelivery = 8 << 20
-	// deliveryTime bounds what is delivered after the run's own time is over.
+	// deliveryTime bounds one delivery to a sink.
 	deliveryTime = time.Minute
 )
 
@@ -144,7 +144,7 @@ func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
 	if len(alerts) == 0 {
 		return false
 	}
-	sending, cancel := context.WithTimeout(ctx, deliveryTime)
+	sending, cancel := context.WithTimeout(ctx, d.r.delivery)
 	acked, err := notify.Deliver(sending, sink, alerts)
 	cancel()
 	refused := d.refusals(sink.Name(), alerts, acked, err)

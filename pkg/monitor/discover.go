@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/transparency-dev/tessera/api/layout"
 
@@ -106,13 +107,7 @@ func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID
 		}
 	}
 	service := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: c.Keys, Accepted: accepted})
-	trees, err := service.Trees(ctx, mine)
-	if err == nil && (len(trees.Failed) > 0 || len(trees.Missing) > 0) {
-		// Replicas skew while a tree rotates.
-		if again, errAgain := service.Trees(tlog.Fresh(ctx), mine); errAgain == nil {
-			trees = again
-		}
-	}
+	trees, once, err := listTrees(ctx, service, mine, m.Again)
 	if err != nil {
 		return nil, unreachable(c, mine, err)
 	}
@@ -122,13 +117,58 @@ func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID
 	}
 	var failed []notFound
 	for _, id := range trees.Missing {
-		failed = append(failed, notFound{id: id, url: c.URL, typ: c.Type, cfg: c, missing: true,
+		failed = append(failed, notFound{id: id, url: c.URL, typ: c.Type, cfg: c, missing: once == nil,
 			err: errors.New("the service no longer lists this tree")})
 	}
 	for _, t := range trees.Failed {
 		failed = append(failed, notFound{id: t.ID, url: c.URL, tree: t.TreeID, typ: c.Type, cfg: c, err: fmt.Errorf("tree %s: %w", t.TreeID, t.Err)})
 	}
+	if once != nil {
+		for i := range failed {
+			// Not wrapped: what was seen once only is no evidence.
+			failed[i].err = fmt.Errorf("%v, and the service could not be asked again: %w", failed[i].err, once)
+		}
+	}
 	return found, failed
+}
+
+// listTrees asks a service for its trees, and again if something counts against
+// it: replicas skew while a tree rotates. once says why it could not be asked again.
+func listTrees(ctx context.Context, service *rekorv1.Service, known []tlog.ID, again []time.Duration) (trees rekorv1.Discovery, once, err error) {
+	if trees, err = service.Trees(ctx, known); err != nil {
+		return trees, nil, err
+	}
+	looked := false
+	for _, wait := range again {
+		if len(trees.Failed) == 0 && len(trees.Missing) == 0 {
+			return trees, nil, nil
+		}
+		if err := sleep(ctx, wait); err != nil {
+			once = err
+			break
+		}
+		next, err := service.Trees(tlog.Fresh(ctx), known)
+		if err != nil {
+			once = err
+			continue
+		}
+		trees, looked = next, true
+	}
+	if looked {
+		once = nil
+	}
+	return trees, once, nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 // unreachable is every known log of a service that does not answer, or the

@@ -60,8 +60,10 @@ type Monitor struct {
 	// bucket takes about one write a second per object.
 	CommitEvery time.Duration
 	// Again is how long to wait before each further look at what counts against a
-	// log; default see tlog.Audit.
+	// log; default 0.2 s and 2 s.
 	Again []time.Duration
+
+	delivery time.Duration // bounds one delivery to a sink; default deliveryTime
 }
 
 // Limits and delays of the design.
@@ -87,6 +89,12 @@ func (m *Monitor) defaults() {
 	}
 	if m.SliceEntries == 0 {
 		m.SliceEntries = 1 << 16
+	}
+	if len(m.Again) == 0 {
+		m.Again = []time.Duration{200 * time.Millisecond, 2 * time.Second}
+	}
+	if m.delivery == 0 {
+		m.delivery = deliveryTime
 	}
 	if m.Logger == nil {
 		m.Logger = slog.New(slog.DiscardHandler)

@@ -1,7 +1,6 @@
 package monitor_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -13,15 +12,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +25,6 @@ import (
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
-	"github.com/whosigned/whosigned/pkg/notify"
 	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -360,156 +355,6 @@ func (w *world) mails(text string) int {
 
 // errCrashed is what everything answers once the process is dead.
 var errCrashed = errors.New("the process was killed")
-
-// memStore is a state.Store in memory. hook is asked before and after every
-// operation; its error is that of the operation, which before keeps it from
-// happening and after does not.
-type memStore struct {
-	mu      sync.Mutex
-	objects map[string]object
-	serial  int
-	hook    func(op, name string, after bool) error
-}
-
-type object struct {
-	data []byte
-	gen  state.Generation
-}
-
-func newMemStore() *memStore { return &memStore{objects: map[string]object{}} }
-
-func (s *memStore) do(op, name string, f func() error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hook != nil {
-		if err := s.hook(op, name, false); err != nil {
-			return err
-		}
-	}
-	err := f()
-	if s.hook != nil {
-		if hookErr := s.hook(op, name, true); hookErr != nil {
-			return hookErr
-		}
-	}
-	return err
-}
-
-func (s *memStore) Read(_ context.Context, name string) (data []byte, g state.Generation, err error) {
-	err = s.do("read", name, func() error {
-		o, ok := s.objects[name]
-		if !ok {
-			return fmt.Errorf("%s: %w", name, state.ErrNotExist)
-		}
-		data, g = bytes.Clone(o.data), o.gen
-		return nil
-	})
-	return data, g, err
-}
-
-func (s *memStore) Create(_ context.Context, name string, data []byte) error {
-	return s.do("create", name, func() error {
-		if o, ok := s.objects[name]; ok {
-			if bytes.Equal(o.data, data) {
-				return nil
-			}
-			return &state.ExistsError{Name: name, Stored: bytes.Clone(o.data)}
-		}
-		s.put(name, data)
-		return nil
-	})
-}
-
-func (s *memStore) put(name string, data []byte) state.Generation {
-	s.serial++
-	g := state.Generation(fmt.Sprint(s.serial))
-	s.objects[name] = object{bytes.Clone(data), g}
-	return g
-}
-
-func (s *memStore) Replace(_ context.Context, name string, data []byte, old state.Generation) (g state.Generation, err error) {
-	err = s.do("replace", name, func() error {
-		if s.objects[name].gen != old {
-			return fmt.Errorf("%s: %w", name, state.ErrConflict)
-		}
-		g = s.put(name, data)
-		return nil
-	})
-	return g, err
-}
-
-func (s *memStore) List(_ context.Context, prefix string) iter.Seq2[string, error] {
-	var names []string
-	err := s.do("list", prefix, func() error {
-		for _, name := range slices.Sorted(maps.Keys(s.objects)) {
-			if strings.HasPrefix(name, prefix) {
-				names = append(names, name)
-			}
-		}
-		return nil
-	})
-	return func(yield func(string, error) bool) {
-		if err != nil {
-			yield("", err)
-			return
-		}
-		for _, n := range names {
-			if !yield(n, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (s *memStore) names(prefix string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []string
-	for name := range s.objects {
-		if strings.HasPrefix(name, prefix) {
-			all = append(all, name)
-		}
-	}
-	slices.Sort(all)
-	return all
-}
-
-// memSink acknowledges in memory.
-type memSink struct {
-	name    string
-	classes []report.Class
-	mu      sync.Mutex
-	taken   []report.Message
-	hook    func(m report.Message, after bool) error
-}
-
-func (s *memSink) Name() string { return s.name }
-func (s *memSink) Takes(c report.Class) bool {
-	return len(s.classes) == 0 || slices.Contains(s.classes, c)
-}
-
-func (s *memSink) Send(_ context.Context, m report.Message) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hook != nil {
-		if err := s.hook(m, false); err != nil {
-			return &notify.SendError{Sink: s.name, Down: true, Err: err}
-		}
-	}
-	s.taken = append(s.taken, m)
-	if s.hook != nil {
-		if err := s.hook(m, true); err != nil {
-			return &notify.SendError{Sink: s.name, Down: true, Err: err}
-		}
-	}
-	return nil
-}
-
-func (s *memSink) got() []report.Message {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.taken)
-}
 
 // checkInvariants recomputes from what is stored, and from the true logs, what
 // P1 to P3 promise.

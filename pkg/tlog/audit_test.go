@@ -479,11 +479,13 @@ func TestIncidentsKeepTheirIDAndDifferFromOthers(t *testing.T) {
 		w := start(300)
 		cp := w.trust(t)
 		kinds := map[string]func() *tlog.Incident{
-			"fork":         func() *tlog.Incident { w.Show(w.rewritten(t)); return w.advance(t, &cp).Incident },
-			"bad note":     func() *tlog.Incident { w.EditNote(tlogtest.Garbled); return w.advance(t, &cp).Incident },
-			"leaf 10":      func() *tlog.Incident { w.Lie(10, tlogtest.Lie{Data: []byte("a")}); return w.readOnce(t, cp) },
-			"leaf 20":      func() *tlog.Incident { w.Lie(20, tlogtest.Lie{Data: []byte("a")}); return w.readOnce(t, cp) },
-			"hole 10":      func() *tlog.Incident { return tlog.NewHole(w.audit.Log.Info().ID, []tlog.LeafProof{{Index: 10}}, nil, "") },
+			"fork":     func() *tlog.Incident { w.Show(w.rewritten(t)); return w.advance(t, &cp).Incident },
+			"bad note": func() *tlog.Incident { w.EditNote(tlogtest.Garbled); return w.advance(t, &cp).Incident },
+			"leaf 10":  func() *tlog.Incident { w.Lie(10, tlogtest.Lie{Data: []byte("a")}); return w.readOnce(t, cp) },
+			"leaf 20":  func() *tlog.Incident { w.Lie(20, tlogtest.Lie{Data: []byte("a")}); return w.readOnce(t, cp) },
+			"hole 10": func() *tlog.Incident {
+				return tlog.NewHole(w.audit.Log.Info().ID, []tlog.LeafProof{{Index: 10}}, nil, "")
+			},
 			"left edge 10": func() *tlog.Incident { return w.badEdge(t, 10, cp) },
 			"left edge 20": func() *tlog.Incident { return w.badEdge(t, 20, cp) },
 			"rollback":     func() *tlog.Incident { return tlog.NewRollback(w.audit.Log.Info().ID, cp, cp, time.Now()) },

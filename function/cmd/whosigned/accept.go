@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,29 +26,30 @@ its reason; the next run applies it once and announces it to every sink.
 
   --baseline      trust what the log serves now, and close its incidents: after lost
                   state, or after tampering that was cleared up
-  --skip-to N     do not read the entries before index N; the gap is recorded
+  --skip-to N     do not read the entries before index N; the gap is recorded. For a
+                  backlog that need not be read, or a leaf that cannot be had
   --key FILE      accept a further key (PEM) for this log
   --incident ID   close one incident: runs no longer end with status 4 because of it`,
-		Example: `  whosigned accept --config whosigned.yaml --log $ID --incident fork-0123456789abcdef --reason "operator restored a backup, see INC-42"
-  whosigned accept --config whosigned.yaml --log $ID --skip-to 120000 --reason "backfill is done elsewhere"`,
-		Args: cobra.NoArgs,
+		Example: `  whosigned accept --config whosigned.yaml --log $ID --incident $INCIDENT --reason "operator restored a backup, see INC-42"
+  whosigned accept --config whosigned.yaml --log $ID --skip-to 1200 --reason "backfill is done elsewhere"`,
+		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
 			id, err := tlog.ParseID(log)
 			if err != nil {
 				return usage(fmt.Errorf("--log: %w", err))
 			}
-			if reason == "" {
+			if strings.TrimSpace(reason) == "" {
 				return usage(errors.New("--reason is empty: say why, those who come after you will ask"))
 			}
 			d := state.Decision{Log: id, Reason: reason, By: who()}
-			switch {
+			switch given := c.Flags().Changed; {
 			case baseline:
 				d.Kind = state.TakeBaseline
-			case c.Flags().Changed("skip-to"):
+			case given("skip-to"):
 				d.Kind, d.SkipTo = state.SkipTo, skipTo
 			case incident != "":
 				d.Kind, d.Incident = state.CloseIncident, incident
-			case key != "":
+			case given("key"):
 				pem, err := os.ReadFile(key)
 				if err == nil {
 					_, err = tlog.ParseKeyPEM(pem)
@@ -56,8 +58,10 @@ its reason; the next run applies it once and announces it to every sink.
 					return usage(fmt.Errorf("--key %s: %w", key, err))
 				}
 				d.Kind, d.Key = state.AcceptKey, string(pem)
+			default:
+				return usage(errors.New("--baseline=false and --incident '' decide nothing"))
 			}
-			m, err := f.open(c)
+			m, err := f.openSilent(c)
 			if err != nil {
 				return err
 			}

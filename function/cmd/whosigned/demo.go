@@ -42,7 +42,7 @@ CA shaped like Fulcio, and makes three real runs against them over HTTP:
 The emails, the configuration and the state stay in DIR for you to look at.`,
 		Example: `  whosigned demo
   whosigned demo --out ./whosigned-demo`,
-		Args: cobra.NoArgs,
+		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d, err := newStory(c.Context(), out, c.OutOrStdout())
 			if err != nil {
@@ -66,7 +66,8 @@ type story struct {
 	ca    *tlogtest.CA
 	cfg   string
 	stops []func() error
-	n     int // artifacts signed
+	n     int      // artifacts signed
+	ours  []uint64 // indexes of what was signed as acme
 }
 
 const (
@@ -203,6 +204,7 @@ func (s *story) sign(workflow string) error {
 		return err
 	}
 	s.n++
+	s.ours = append(s.ours, s.v2.Tree().Size())
 	artifact := fmt.Appendf(nil, "artifact %d", s.n)
 	one, err := tlogtest.HashedRekordV001(signer, artifact)
 	if err != nil {
@@ -258,7 +260,7 @@ func (s *story) tell(ctx context.Context) error {
 		return err
 	}
 
-	s.p.line("── Another hour: the Rekor v2 log signs another history, one without that entry.")
+	s.p.line("── Another hour: the Rekor v2 log signs another history, one without these two entries.")
 	if err := s.fork(); err != nil {
 		return err
 	}
@@ -270,18 +272,34 @@ func (s *story) tell(ctx context.Context) error {
 	return nil
 }
 
-// fork shows and signs a tree of the same size with another root.
+// fork shows and signs a tree of the same size that lacks the entries made as us.
 func (s *story) fork() error {
-	size := s.v2.Tree().Size()
-	fork, err := s.v2.Tree().Fork(size - strangerCount)
+	fork, err := without(s.v2.Tree(), s.ours...)
 	if err != nil {
 		return err
 	}
-	for i := uint64(0); fork.Size() < size; i++ {
-		fork.Append(fmt.Appendf(nil, `{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"another":%d}}`, i))
-	}
 	s.v2.Show(fork)
 	return nil
+}
+
+// without is a tree of the same size without some entries; the first ones, once
+// more, make up for them at the end.
+func without(t *tlogtest.Tree, indexes ...uint64) (*tlogtest.Tree, error) {
+	fork, err := t.Fork(slices.Min(indexes))
+	if err != nil {
+		return nil, err
+	}
+	for i := fork.Size(); fork.Size() < t.Size(); i++ {
+		if slices.Contains(indexes, i) {
+			continue
+		}
+		leaf, err := t.Leaf(i % t.Size())
+		if err != nil {
+			return nil, err
+		}
+		fork.Append(leaf)
+	}
+	return fork, nil
 }
 
 // pass makes one run and shows what it says and sends.

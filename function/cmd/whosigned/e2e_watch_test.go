@@ -67,7 +67,7 @@ func (s *shard) noise(t testing.TB, n int) {
 	}
 	close(work)
 	stranger := newSigner(t)
-	for range 32 {
+	for range 500 { // each waits for a checkpoint, which is a second
 		wg.Go(func() {
 			for range work {
 				if _, err := s.tryAdd(hashedRekordV2(t, stranger)); err != nil {
@@ -293,7 +293,7 @@ func (s *suite) testInterruptKeepsProgress(t *testing.T) {
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	// The last one is for time to read those before.
-	const shown = 4
+	const shown = 3
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for i := range shown {

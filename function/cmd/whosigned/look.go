@@ -1,12 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/whosigned/whosigned/pkg/monitor"
+	"github.com/whosigned/whosigned/pkg/watch"
 )
 
 func newScan() *cobra.Command {
@@ -21,17 +22,21 @@ neither read nor written, and no alert is sent.
 
 Indexes are the log's own; for a Rekor v1 tree they start at 0 in each tree.`,
 		Example: `  whosigned scan --config whosigned.yaml --log log2025-1.rekor.sigstore.dev --from 0 --to 1000
-  whosigned scan --config whosigned.yaml --log https://rekor.example --from 5000 --to 6000 --json`,
-		Args: cobra.NoArgs,
+  whosigned scan --config whosigned.yaml --log $ID --from 500 --to 600 --json`,
+		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
-			m, err := f.open(c)
+			m, err := f.openSilent(c)
 			if err != nil {
 				return err
 			}
 			if c.Flags().Changed("to") && look.To <= look.From {
 				return usage(fmt.Errorf("--to %d must be larger than --from %d", look.To, look.From))
 			}
-			return scanOne(c, f, m, look)
+			res, err := f.scan(c, m, look)
+			if err != nil {
+				return err
+			}
+			return f.print(c, res)
 		},
 	}
 	f.common(c)
@@ -42,39 +47,34 @@ Indexes are the log's own; for a Rekor v1 tree they start at 0 in each tree.`,
 	return c
 }
 
-func scanOne(c *cobra.Command, f *flags, m *monitor.Monitor, look monitor.Look) error {
-	bar := newProgress(c.ErrOrStderr())
+func (f *flags) scan(c *cobra.Command, m *monitor.Monitor, look monitor.Look) (*monitor.Result, error) {
+	bar := f.progress(c)
 	m.Progress = bar.update
 	res, err := m.Scan(c.Context(), look)
 	bar.finish()
-	if err != nil {
-		return err
-	}
-	return f.print(c, res)
+	return res, err
 }
 
 // scanAll is for a rekor-monitor configuration with startIndex or endIndex: a
-// look at that range of each log.
-func scanAll(c *cobra.Command, f *flags, m *monitor.Monitor) error {
-	if len(m.Config.Logs) > 1 && f.json {
-		return usage(errors.New("startIndex and endIndex with several logs: use whosigned scan --log for JSON"))
-	}
-	status := monitor.ExitClean
+// look at that range of each log, and one result of all.
+func (f *flags) scanAll(c *cobra.Command, m *monitor.Monitor) error {
+	var all *monitor.Result
 	for _, l := range m.Config.Logs {
-		err := scanOne(c, f, m, monitor.Look{Log: l.URL, From: m.Config.Scan.Start, To: m.Config.Scan.End})
-		var exit *exitError
-		switch {
-		case errors.As(err, &exit):
-			status = max(status, exit.status)
-		case err != nil:
-			fmt.Fprintf(c.ErrOrStderr(), "whosigned: %s\n", safeLines(err.Error()))
-			status = max(status, monitor.ExitFailed)
+		res, err := f.scan(c, m, monitor.Look{Log: l.URL, From: m.Config.Scan.Start, To: m.Config.Scan.End})
+		if err != nil {
+			res = &monitor.Result{
+				Version: version(), Started: time.Now().UTC(), Finished: time.Now().UTC(), Exit: monitor.ExitFailed,
+				Logs:     []monitor.LogResult{{Type: l.Type, URL: l.URL, Coverage: l.Coverage, Status: monitor.StatusError, Error: err.Error()}},
+				Findings: []watch.Finding{}, Incidents: []monitor.IncidentResult{}, Health: []monitor.ConditionResult{},
+			}
 		}
+		if all == nil {
+			all = res
+			continue
+		}
+		all.Add(res)
 	}
-	if status != monitor.ExitClean {
-		return &exitError{status: status}
-	}
-	return nil
+	return f.print(c, all)
 }
 
 func newCheck() *cobra.Command {
@@ -90,14 +90,11 @@ Exit status: 0 a run could do its job, 1 a log cannot be checked or is too much 
 the configuration is wrong.`,
 		Example: `  whosigned check --config whosigned.yaml
   whosigned check --config whosigned.yaml --every 15m --budget 10m --json`,
-		Args: cobra.NoArgs,
+		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
 			m, err := f.open(c)
 			if err != nil {
 				return err
-			}
-			if m.State == nil {
-				return usage(fmt.Errorf("%s: no state: is configured", f.config))
 			}
 			checked, err := m.Check(c.Context())
 			if err != nil {

@@ -29,6 +29,8 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// The first signal saves progress and ends; a second one ends at once.
+	context.AfterFunc(ctx, stop)
 	return execute(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
@@ -94,30 +96,44 @@ Exit status of run and scan; the first that applies:
   1  the job was not done: a log unchecked, an alert that no sink took, another run at work
   3  findings that no "expect" clause covers
   0  clean`,
+		Example:       `  whosigned demo`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return usage(errors.Join(errors.New("give a command"), c.Help()))
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			err := fmt.Errorf("unknown command %q", args[0])
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				err = fmt.Errorf("%w; did you mean %q?", err, near[0])
+			}
+			return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 		},
+		RunE: func(c *cobra.Command, _ []string) error {
+			// Nothing was asked for: what there is to ask is not the answer to it.
+			c.SetOut(errOut)
+			return usage(c.Help())
+		},
+		SuggestionsMinimumDistance: 2,
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
+	root.Flags().Bool("version", false, "print the version") // and not -v, which is --verbose elsewhere
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 	})
 	root.AddCommand(newRun(), newScan(), newCheck(), newAccept(), newDemo())
-	for _, c := range root.Commands() {
-		check := c.Args
-		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
-			}
-			return nil
-		}
-	}
 	return root
+}
+
+// flagsOnly is for commands that take no arguments.
+func flagsOnly(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usage(fmt.Errorf("%s takes flags only, not %q\nsee: %s --help", c.CommandPath(), args[0], c.CommandPath()))
 }
 
 // version is the module's, as the go command recorded it.

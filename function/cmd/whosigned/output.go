@@ -4,17 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"sync"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
-
+	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
 	"github.com/whosigned/whosigned/pkg/report"
-	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -52,6 +46,12 @@ func safeLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// meaning is what an exit status says, in short; --help has it in full.
+var meaning = map[int]string{
+	monitor.ExitClean: "clean", monitor.ExitFailed: "the job was not done", monitor.ExitFindings: "unexpected findings",
+	monitor.ExitTamper: "tampering",
+}
+
 // maxShown is how many findings are printed; --json has more, findings/ all.
 const maxShown = 50
 
@@ -64,16 +64,15 @@ func printResult(w io.Writer, r *monitor.Result) {
 			name = l.URL
 		}
 		p.line("%-8s  %s", string(l.Status), name)
-		p.line("          %s · size %d · read up to %d · %d entries in this run · %d findings, %d of them expected",
-			string(l.Type), l.Size, l.Scanned, l.Entries, l.Findings, l.Expected)
 		if l.ID != "" {
-			p.line("          log %s · coverage %s", string(l.ID), string(l.Coverage))
+			p.line("          %s · %s", string(l.Type), read(&l))
+			p.line("          id %s", string(l.ID))
 		}
 		if l.Error != "" {
 			p.line("          error: %s", l.Error)
 		}
 		for _, n := range l.Notes {
-			p.line("          note: %s", n)
+			p.line("          note: %s", strings.TrimPrefix(n, fmt.Sprintf("%s (%s): ", l.Origin, l.ID)))
 		}
 	}
 	p.findings(r)
@@ -91,7 +90,13 @@ func printResult(w io.Writer, r *monitor.Result) {
 			p.line("  evidence: %s", i.Evidence)
 		}
 	}
+	for _, n := range r.Notices {
+		p.line("notice: %s", n)
+	}
 	for _, c := range r.Health {
+		if !c.Said {
+			continue // most trouble passes by itself, and the log's own line tells of it
+		}
 		p.line("health: %s (since %s)", c.Text, c.Since.Format("2006-01-02 15:04 MST"))
 	}
 	for sink, text := range r.Alerts.Failed {
@@ -100,7 +105,19 @@ func printResult(w io.Writer, r *monitor.Result) {
 	for _, e := range r.Errors {
 		p.line("error: %s", e)
 	}
-	p.line("\nalerts: %d delivered, %d pending · %d requests, %.1f MB · exit %d", r.Alerts.Delivered, r.Alerts.Pending, r.Requests, float64(r.Bytes)/1e6, r.Exit)
+	p.line("\nalerts: %d delivered, %d pending · %d requests, %.1f MB · exit %d (%s)", r.Alerts.Delivered, r.Alerts.Pending, r.Requests, float64(r.Bytes)/1e6, r.Exit, meaning[r.Exit])
+}
+
+// read says how far a log was read, and what was found.
+func read(l *monitor.LogResult) string {
+	if l.Coverage == config.Consistency {
+		return fmt.Sprintf("size %d · history only (coverage: consistency)", l.Size)
+	}
+	found := "nothing found"
+	if l.Findings > 0 {
+		found = fmt.Sprintf("%d found, %d of them expected", l.Findings, l.Expected)
+	}
+	return fmt.Sprintf("size %d · read up to %d · %d new · %s", l.Size, l.Scanned, l.Entries, found)
 }
 
 func (p printer) findings(r *monitor.Result) {
@@ -158,6 +175,9 @@ func (p printer) finding(f watch.Finding) {
 func printChecked(w io.Writer, c *monitor.Checked) {
 	p := printer{w}
 	p.line("configuration  %s", c.Config)
+	if c.State == "" {
+		c.State = "none: startIndex and endIndex make the run a scan, which keeps nothing"
+	}
 	p.line("state          %s", c.State)
 	for _, l := range c.Logs {
 		name := l.Origin
@@ -190,56 +210,4 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 	}
 	p.line("sinks          %s", strings.Join(c.Sinks, ", "))
 	p.line("CAs            %d", c.CAs)
-}
-
-// progress draws a bar for each log that takes a while, on a terminal only.
-type progress struct {
-	mu   sync.Mutex
-	bars *mpb.Progress
-	logs map[tlog.ID]*mpb.Bar
-}
-
-func newProgress(w io.Writer) *progress {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return &progress{}
-	}
-	return &progress{bars: mpb.New(mpb.WithOutput(f), mpb.WithWidth(60)), logs: make(map[tlog.ID]*mpb.Bar)}
-}
-
-// barFrom is how many entries a scan must have for a bar.
-const barFrom = 2000
-
-func (p *progress) update(log tlog.Info, scanned, size uint64) {
-	if p.bars == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	bar, ok := p.logs[log.ID]
-	if !ok {
-		if size-min(scanned, size) < barFrom {
-			return
-		}
-		bar = p.bars.AddBar(int64(size),
-			mpb.PrependDecorators(decor.Name(report.Safe(log.Origin)+" ", decor.WCSyncSpaceR), decor.CountersNoUnit("%d / %d", decor.WCSyncSpace)),
-			mpb.AppendDecorators(decor.AverageSpeed(0, "%.0f entries/s"), decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace), "")))
-		// The average is over this run's entries.
-		bar.SetRefill(int64(scanned))
-		p.logs[log.ID] = bar
-	}
-	bar.SetTotal(int64(size), false)
-	bar.SetCurrent(int64(scanned))
-}
-
-func (p *progress) finish() {
-	if p.bars == nil {
-		return
-	}
-	p.mu.Lock()
-	for _, bar := range p.logs {
-		bar.Abort(false)
-	}
-	p.mu.Unlock()
-	p.bars.Wait()
 }

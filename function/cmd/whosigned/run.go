@@ -36,7 +36,8 @@ func (f *flags) common(c *cobra.Command) {
 		panic(err) // the flag was defined above
 	}
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
-		if err := c.ValidateRequiredFlags(); err != nil {
+		// cobra does this itself, but later, and then its errors look like any other.
+		if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
 			return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 		}
 		return nil
@@ -51,8 +52,21 @@ func (f *flags) schedule(c *cobra.Command) {
 	c.Flags().DurationVar(&f.budget, "budget", 25*time.Minute, "how long one pass may work; it ends with proven progress saved")
 }
 
-// open makes a monitor of a configuration file.
+// open makes a monitor of a configuration file, with its sinks.
 func (f *flags) open(c *cobra.Command) (*monitor.Monitor, error) {
+	m, err := f.openSilent(c)
+	if err != nil {
+		return nil, err
+	}
+	if m.Sinks, err = notify.Open(m.Config.Alerts, os.Getenv); err != nil {
+		return nil, usage(err)
+	}
+	return m, nil
+}
+
+// openSilent makes a monitor that alerts nobody, and so needs no secrets: a scan
+// or a decision is made from a laptop that has none.
+func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 	cfg, err := config.Load(f.config)
 	if err != nil {
 		return nil, usage(err)
@@ -64,15 +78,11 @@ func (f *flags) open(c *cobra.Command) (*monitor.Monitor, error) {
 	if err != nil {
 		return nil, usage(fmt.Errorf("%s: %w", f.config, err))
 	}
-	sinks, err := notify.Open(cfg.Alerts, os.Getenv)
-	if err != nil {
-		return nil, usage(err)
-	}
 	for _, w := range cfg.Warnings {
 		fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", report.Safe(w))
 	}
 	return &monitor.Monitor{
-		Config: cfg, State: st, Sinks: sinks, Version: version(), Logger: logger(c.ErrOrStderr(), f.verbose),
+		Config: cfg, State: st, Version: version(), Logger: logger(c.ErrOrStderr(), f.verbose),
 		Client: tlog.NewClient(tlog.ClientOptions{Version: version(), Insecure: insecure(cfg)}),
 		Every:  f.every, Budget: f.budget,
 	}, nil
@@ -99,11 +109,10 @@ func insecure(cfg *config.Config) []string {
 }
 
 func logger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
+	if !verbose {
+		return slog.New(slog.DiscardHandler) // what went wrong is in the result
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func newRun() *cobra.Command {
@@ -119,18 +128,19 @@ The first pass takes a baseline: by default reading starts at the newest entry (
 head); with "start: 0" at the first. If a log holds more than schedule and budget can
 read, the pass says so in figures and refuses, unless the log has accept_lag: true.
 
-Ctrl-C ends the pass with its proven progress saved, and status 1.`,
+Ctrl-C ends the pass with its proven progress saved, and status 1. With --every and
+--json each pass prints one JSON document.`,
 		Example: `  whosigned run --config whosigned.yaml
   whosigned run --config whosigned.yaml --every 1h          # until interrupted
   whosigned run --config whosigned.yaml --json | jq .findings`,
-		Args: cobra.NoArgs,
+		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
 			m, err := f.open(c)
 			if err != nil {
 				return err
 			}
 			if m.Config.Scan != nil {
-				return scanAll(c, f, m)
+				return f.scanAll(c, m)
 			}
 			if m.State == nil {
 				return usage(fmt.Errorf("%s: no state: is configured; a run keeps what it has proven: state: file:///path", f.config))
@@ -178,7 +188,7 @@ func isExit(err error) bool {
 }
 
 func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
-	bar := newProgress(c.ErrOrStderr())
+	bar := f.progress(c)
 	m.Progress = bar.update
 	res, err := m.Run(c.Context())
 	bar.finish()
