@@ -52,11 +52,11 @@ func TestARunKilledAtAnyStepLosesNothing(t *testing.T) {
 	}
 	for at := 0; ; at += stride {
 		w, k := crashWorld(t, at)
-		res := w.crash(k)
+		w.crash(k)
 		// The next hour, and once more: the lease of the dead run has expired.
 		w.now = w.now.Add(2 * time.Hour)
 		w.store.hook, w.sinks[0].hook = nil, nil
-		res = w.run()
+		res := w.run()
 		w.checkInvariants(w.trees(res))
 		for _, l := range res.Logs {
 			if l.Scanned != l.Size || l.Size == 0 {
@@ -88,14 +88,13 @@ func crashWorld(t *testing.T, at int) (*world, *killer) {
 }
 
 // crash makes a run that is killed.
-func (w *world) crash(k *killer) *monitor.Result {
+func (w *world) crash(k *killer) {
 	w.store.hook = func(op, name string, after bool) error { return k.hit(op+" "+name, after) }
 	w.sinks[0].hook = func(m report.Message, after bool) error { return k.hit("send "+m.Subject, after) }
 	res, err := w.monitor().Run(context.Background())
 	if err == nil && k.dead && res.Exit == monitor.ExitClean {
 		w.t.Fatalf("a run killed at %s says it is clean", k.where)
 	}
-	return res
 }
 
 // checkDelivered: each entry of ours was alerted in each log at least once, and
