@@ -7,6 +7,7 @@
 package config
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -45,7 +46,17 @@ type Config struct {
 // Scan is a range of leaves [Start, End) to look at once. End 0 means to the log's
 // end. Rekor-monitor's endIndex is the last leaf it reads, so End is one more; its
 // startIndex it leaves out of most scans, which here is read too.
-type Scan struct{ Start, End uint64 }
+type Scan struct {
+	Start uint64 `json:"from"`
+	End   uint64 `json:"to"`
+}
+
+func (s Scan) String() string {
+	if s.End == 0 {
+		return fmt.Sprintf("[%d, the log's end)", s.Start)
+	}
+	return fmt.Sprintf("[%d, %d)", s.Start, s.End)
+}
 
 // Log is one item of `logs`: a Rekor v1 service with all its trees, or one
 // Rekor v2 shard.

@@ -210,7 +210,7 @@ logs: [{type: rekor-v1, url: "http://localhost:1", key: rekor1.pub}]
 alerts: {folder: {path: m}}
 `
 
-// The values of rekor-monitor's README.
+// The values of rekor-monitor's README as it is now; testdata has it as it was.
 const readme = someLogs + `startIndex: 1000
 endIndex: 2000
 monitoredValues:
@@ -304,6 +304,7 @@ extension build-config-uri https://example.com/owner/repository/build-config.yml
 		`whosigned.yaml:34: outputIdentities: rekor-monitor's key is accepted and has no effect yet`,
 		`whosigned.yaml:36: githubIssue: rekor-monitor's key is accepted and has no effect yet; say where alerts go under alerts`,
 		`whosigned.yaml:35: emailNotificationSendGrid: rekor-monitor's key is accepted and has no effect yet; say where alerts go under alerts; it holds a secret that is not used: remove it, ` + secretRemedy,
+		`whosigned.yaml:4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`,
 		`whosigned.yaml:17: monitoredValues.fingerprints[0]: "A0B1C2D3E4F5" never fits: matching is case-sensitive and logs show hex in lower case; write "a0b1c2d3e4f5"`,
 	}
 	if len(cfg.Warnings) != len(wantWarnings) {

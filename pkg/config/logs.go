@@ -244,7 +244,8 @@ func (d *document) keys(n node, l Log, root *trust.Root) (keys []tlog.Key, retir
 			n.fail("the list is empty; name the log's public key, or remove the key to look it up in trustedRoot")
 		}
 		if l.Type == tlog.RekorV2 && len(keys) > 1 {
-			n.fail("a rekor-v2 log has one key; list each shard by itself")
+			n.fail("%d keys; a rekor-v2 log has one, which its ID is made of: keep that one, list other shards as logs of their own, "+
+				"and take a new key of this one with whosigned accept --key", len(keys))
 		}
 		return keys, false
 	}
@@ -263,7 +264,14 @@ func (d *document) keys(n node, l Log, root *trust.Root) (keys []tlog.Key, retir
 			n.fail("the trusted root's log at %s is of type %s, not %s", l.URL, known.Type, l.Type)
 			return nil, false
 		}
-		keys = append(keys, known.Key)
+		if l.Type == tlog.RekorV2 && len(keys) > 0 {
+			if keys[0].LogID != known.Key.LogID {
+				n.fail("missing, and the trusted root has several logs at %s, with IDs %s and %s; a rekor-v2 log has one key: give that of the log you mean", l.URL, keys[0].Hex(), known.Key.Hex())
+				return nil, false
+			}
+		} else {
+			keys = append(keys, known.Key)
+		}
 		retired = retired && known.Retired(time.Now())
 	}
 	return keys, retired

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/whosigned/whosigned/pkg/entry"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -73,29 +74,45 @@ func (d *document) scan(from, to node) *Scan {
 		}
 		s.End = min(last, math.MaxInt64-1) + 1
 	}
+	at, remove := from, "it"
+	switch {
+	case from.none():
+		at = to
+	case !to.none():
+		remove = "startIndex and endIndex"
+	}
+	at.warn("the run is a one-off scan of entries %s: no state is kept and nobody is alerted; remove %s to monitor", s, remove)
 	return &s
 }
+
+// extensionKeys hold extensions to watch for: an OID as integers, by Fulcio's name,
+// or dotted. They stand in oidMatchers or, as in rekor-monitor's older README,
+// beside it.
+var extensionKeys = []string{"oidExtensions", "fulcioExtensions", "customExtensions"}
 
 // monitoredValues turns rekor-monitor's values into rules, one each, that mean
 // what they mean there: regular expressions are unanchored; subjects are those of
 // any signer, although documented as those of keys; fingerprints and extension
-// values are compared.
+// values are compared. One value will do where a list is wanted. Unknown keys are
+// warnings in native files too: rekor-monitor passes over them, and its rules are
+// to be moved here as they are.
 func (d *document) monitoredValues(s *specs, n node) {
-	f := n.fields("certIdentities", "subjects", "fingerprints", "oidMatchers")
-	for _, item := range f["certIdentities"].list() {
+	f := n.fieldsOr(d.ignored, append([]string{"certIdentities", "subjects", "fingerprints", "oidMatchers"}, extensionKeys...)...)
+	for _, item := range f["certIdentities"].listOrOne() {
 		d.certIdentity(s, item)
 	}
-	for _, item := range f["subjects"].list() {
+	for _, item := range f["subjects"].listOrOne() {
 		if text := item.required("the subject is empty"); text != "" {
 			s.add(item, "subject "+text, watch.Rule{Clause: watch.Clause{Subject: search(text)}}, map[string]node{"subject[0]": item})
 		}
 	}
-	for _, item := range f["fingerprints"].list() {
+	for _, item := range f["fingerprints"].listOrOne() {
 		if text := item.required("the fingerprint is empty"); text != "" {
 			s.add(item, "fingerprint "+text, watch.Rule{Clause: watch.Clause{Fingerprint: exact(text)}}, map[string]node{"fingerprint[0]": item})
 		}
 	}
 	d.oidMatchers(s, f["oidMatchers"])
+	d.extensions(s, f["oidExtensions"], f["fulcioExtensions"], f["customExtensions"])
 }
 
 func search(text string) watch.AnyOf { return watch.AnyOf{{How: watch.Search, Text: text}} }
@@ -117,12 +134,12 @@ func (s *specs) add(n node, name string, r watch.Rule, at map[string]node) {
 }
 
 func (d *document) certIdentity(s *specs, n node) {
-	f := n.fields("certSubject", "issuers")
+	f := n.fieldsOr(d.ignored, "certSubject", "issuers")
 	subject := f["certSubject"].required("the subject is empty")
 	r := watch.Rule{Signer: watch.Certificates}
 	at := map[string]node{"subject[0]": f["certSubject"]}
 	var issuers []string
-	for i, item := range f["issuers"].list() {
+	for i, item := range f["issuers"].listOrOne() {
 		text := item.required("the issuer is empty; without issuers any will do")
 		issuers = append(issuers, text)
 		r.Issuer = append(r.Issuer, watch.Pattern{How: watch.Search, Text: text})
@@ -139,17 +156,34 @@ func (d *document) certIdentity(s *specs, n node) {
 	s.add(n, name, r, at)
 }
 
+// oidMatchers is a mapping; before it was one, it was what oidExtensions is now,
+// and for some releases its keys were written in lower case.
 func (d *document) oidMatchers(s *specs, n node) {
-	f := n.fields("oidExtensions", "fulcioExtensions", "customExtensions")
-	for _, item := range slices.Concat(f["oidExtensions"].list(), f["customExtensions"].list()) {
-		e := item.fields("objectIdentifier", "extensionValues")
+	if n.isList() {
+		d.extensions(s, n, node{}, node{})
+		return
+	}
+	f := n.fieldsOr(d.ignored, append(slices.Clone(extensionKeys), "oidextensions", "fulcioextensions", "customextensions")...)
+	d.extensions(s, f["oidExtensions"], f["fulcioExtensions"], f["customExtensions"])
+	d.extensions(s, f["oidextensions"], f["fulcioextensions"], f["customextensions"])
+}
+
+func (d *document) extensions(s *specs, oids, fulcio, custom node) {
+	for _, item := range slices.Concat(oids.listOrOne(), custom.listOrOne()) {
+		e := item.fieldsOr(d.ignored, "objectIdentifier", "extensionValues")
 		oid := e["objectIdentifier"].oid()
 		if oid == "" {
 			continue
 		}
 		d.extension(s, e["objectIdentifier"], oid, e["extensionValues"])
 	}
-	for _, e := range f["fulcioExtensions"].entries() {
+	for _, e := range fulcio.entries() {
+		// The names are keys here, so an unknown one is passed over too. What looks like
+		// an OID is left to the rules' compiler.
+		if _, ok := entry.ExtensionOID(e.name); !ok && !strings.Contains(e.name, ".") {
+			e.warn("unknown extension; it is ignored; use one of Fulcio's names, such as build-signer-uri, or customExtensions for an OID")
+			continue
+		}
 		d.extension(s, e.node, e.name, e.node)
 	}
 }
@@ -173,7 +207,7 @@ func (d *document) extension(s *specs, at node, name string, values node) {
 	r := watch.Rule{Signer: watch.Certificates}
 	e := watch.ExtensionPattern{Name: name}
 	var texts []string
-	for _, item := range values.list() {
+	for _, item := range values.listOrOne() {
 		text := item.required("the value is empty")
 		if text == "" {
 			return

@@ -257,10 +257,15 @@ func (n node) merge(kv *ast.MappingValueNode) []field {
 // fields are a mapping's values by key. A key that is not among known is an error
 // in a native file, a warning otherwise.
 func (n node) fields(known ...string) map[string]node {
+	return n.fieldsOr(n.doc.unknown, known...)
+}
+
+// fieldsOr is fields that says of each unknown key what unknown says.
+func (n node) fieldsOr(unknown func(e field, known []string), known ...string) map[string]node {
 	found := map[string]node{}
 	for _, e := range n.entries() {
 		if !slices.Contains(known, e.name) {
-			n.doc.unknown(e, known)
+			unknown(e, known)
 			continue
 		}
 		if _, own := found[e.name]; !own {
@@ -284,17 +289,28 @@ func (d *document) unknown(e field, known []string) {
 		e.fail("secrets do not belong in the configuration; %s", secretRemedy)
 		return
 	}
-	text := "unknown key"
-	if near := nearest(e.name, known); near != "" {
-		text += fmt.Sprintf("; did you mean %q?", near)
-	} else {
-		text += "; known here: " + strings.Join(known, ", ")
-	}
 	if d.native {
-		e.fail("%s", text)
+		e.fail("unknown key; %s", hint(e.name, known))
 	} else {
-		e.warn("%s It is ignored", strings.TrimSuffix(text, "?")+".")
+		d.ignored(e, known)
 	}
+}
+
+// ignored warns of an unknown key, which rekor-monitor passes over.
+func (d *document) ignored(e field, known []string) {
+	if looksSecret(e.name) {
+		e.warn("unknown key; it is ignored. Secrets do not belong in the configuration: remove it, %s", secretRemedy)
+		return
+	}
+	e.warn("unknown key; it is ignored; %s", hint(e.name, known))
+}
+
+// hint says what an unknown key may have been meant to be.
+func hint(key string, known []string) string {
+	if near := nearest(key, known); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return "known here: " + strings.Join(known, ", ")
 }
 
 // list is a sequence's items; anything else is a problem.

@@ -114,7 +114,7 @@ const maxRSS = 128 << 20
 
 // It keeps P5 as far as it can be seen from outside. What the system counts
 // depends on the collector, so the tests of tlog.Budget say more exactly who holds what.
-func TestMemoryDoesNotGrowWithTheRange(t *testing.T) {
+func TestP5MemoryDoesNotGrowWithTheRange(t *testing.T) {
 	if testing.Short() {
 		t.Skip("reads half a gigabyte")
 	}

@@ -95,7 +95,6 @@ func (s *runState) commit(ctx context.Context, change func(*state.Run)) error {
 	before := *s.doc
 	before.Logs, before.Conditions = maps.Clone(s.doc.Logs), maps.Clone(s.doc.Conditions)
 	before.Outbox, before.Services = slices.Clone(s.doc.Outbox), slices.Clone(s.doc.Services)
-	before.Applied = slices.Clone(s.doc.Applied)
 	change(s.doc)
 	if err := s.state.SaveRun(ctx, s.doc); err != nil {
 		*s.doc = before

@@ -1,12 +1,14 @@
 package monitor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sort"
 	"time"
 
+	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
@@ -21,14 +23,29 @@ func (w *logRun) decision(kind state.DecisionKind) *state.Decision {
 	return nil
 }
 
-// wasApplied remembers decisions for run.json, too: should a log's document be
-// lost, its old decisions must not be taken for new ones.
+// wasApplied marks decisions apart from the log's document: see state.MarkApplied.
 func (r *run) wasApplied(decisions ...state.Decision) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	ctx, cancel := r.keep()
+	defer cancel()
 	for _, d := range decisions {
-		r.applied = append(r.applied, d.ID)
+		if err := r.State.MarkApplied(ctx, d.ID); err != nil {
+			r.failf("decision %s: %v", d.ID, err)
+		}
 	}
+}
+
+// announce is the change that says a decision about tampering to those who were
+// told of the tampering.
+func (w *logRun) announce(ctx context.Context, text string) (func(*state.Log), error) {
+	p, err := w.putAlert(ctx, report.Alert{Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type, Notes: []string{text}})
+	if err != nil {
+		return nil, err
+	}
+	return func(d *state.Log) {
+		if p != nil {
+			d.Outbox = append(d.Outbox, *p)
+		}
+	}, nil
 }
 
 // decideEarly applies the decisions that need nothing of the log: they hold even
@@ -47,14 +64,27 @@ func (w *logRun) decideEarly() error {
 	}
 	ctx, cancel := w.keep()
 	defer cancel()
+	var announced []func(*state.Log)
+	for _, dec := range early {
+		if dec.Kind == state.CloseIncident {
+			said, err := w.announce(ctx, fmt.Sprintf("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
+			if err != nil {
+				return err
+			}
+			announced = append(announced, said)
+		}
+	}
 	err := w.st.commit(ctx, func(d *state.Log) {
 		for _, dec := range early {
 			if dec.Kind == state.AcceptKey {
-				d.Notices = append(d.Notices, w.notice("a further key is accepted by decision of %s: %s", dec.By, dec.Reason))
+				d.Notices = append(d.Notices, w.notice("a further key is accepted for this log, and for no other of its service, by decision of %s: %s", dec.By, dec.Reason))
 			} else {
 				w.closeIncident(d, dec)
 			}
 			d.Applied = append(d.Applied, dec.ID)
+		}
+		for _, said := range announced {
+			said(d)
 		}
 	})
 	if err != nil {
@@ -72,7 +102,7 @@ func (w *logRun) closeIncident(d *state.Log, dec state.Decision) {
 		return
 	}
 	d.Incidents[i].Closed = dec.ID
-	d.Notices = append(d.Notices, w.notice("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
+	w.result.Notes = append(w.result.Notes, w.say("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
 }
 
 // decide prepares the decisions that need the log. A baseline that cannot be
@@ -127,7 +157,16 @@ func (w *logRun) rebase(dec state.Decision, v tlog.Verdict, now time.Time) (func
 		}
 		scanned = &f
 	}
+	ctx, cancel := w.keep()
+	defer cancel()
+	announced := func(*state.Log) {}
+	if len(openIncidents(doc)) > 0 {
+		if announced, err = w.announce(ctx, fmt.Sprintf("a new baseline is taken at size %d by decision of %s, and the log's incidents are closed: %s", v.Served.Size, dec.By, dec.Reason)); err != nil {
+			return nil, err
+		}
+	}
 	return func(d *state.Log) {
+		announced(d)
 		if len(sizes) > 0 {
 			d.ArchiveFloor = max(d.ArchiveFloor, sizes[len(sizes)-1])
 		}
@@ -149,7 +188,7 @@ func (w *logRun) common(doc *state.Log, cp tlog.Checkpoint) uint64 {
 		return trusted.Size
 	}
 	all, err := w.State.Sizes(w.work, w.info.ID)
-	if err != nil {
+	if err != nil || len(doc.Strays) >= maxStrays {
 		return floor
 	}
 	sizes := slices.DeleteFunc(all, func(s uint64) bool {

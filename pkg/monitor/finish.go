@@ -41,8 +41,8 @@ func (w *logRun) closeUp() {
 	for _, id := range announce {
 		p, err := w.putAlert(ctx, report.Alert{
 			Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
-			Notes: []string{w.say("incident %s is no longer seen since run %s. It stays on file, and runs end with status 4 until a decision: "+
-				"whosigned accept --log %s --incident %s --reason …", id, w.id, w.info.ID, id)},
+			Notes: []string{"no longer seen: " + w.say("incident %s. It stays on file, and runs end with status 4 until a decision: "+
+				"whosigned accept --config %s --log %s --incident %s --reason '…'", id, w.Config.Path, w.info.ID, id)},
 		})
 		if err != nil {
 			w.failf("announcing that incident %s is over: %v", id, err)
@@ -238,11 +238,6 @@ func (r *run) conclude(ctx context.Context) {
 	err := r.doc.commit(keep, func(d *state.Run) {
 		d.Lease = nil
 		d.Last, d.LastRun = last, r.started
-		for _, id := range r.applied {
-			if !slices.Contains(d.Applied, id) {
-				d.Applied = append(d.Applied, id)
-			}
-		}
 		if !r.result.failed() {
 			d.LastGood = r.started
 		}

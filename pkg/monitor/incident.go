@@ -152,8 +152,8 @@ func nextSteps(path string, in *tlog.Incident) []string {
 	switch {
 	case in.Proof:
 		steps = append(steps, "To follow what it serves now all the same: "+accept+" --baseline --reason '…'")
-	case in.Kind == tlog.BadLeaf:
-		steps = append(steps, fmt.Sprintf("Reading stops before this leaf and goes on after %s, or at once by: %s --skip-to N --reason '…'", holeAfter, accept))
+	case in.Kind == tlog.BadLeaf && len(in.Leaves) > 0:
+		steps = append(steps, fmt.Sprintf("Reading stops before this leaf and goes on after %s, or at once by: %s --skip-to %d --reason '…'", holeAfter, accept, in.Leaves[0].Index+1))
 	}
 	return append(steps, fmt.Sprintf("When it is cleared up: %s --incident %s --reason '…'", accept, in.ID))
 }

@@ -29,6 +29,7 @@ type logRun struct {
 	seen      map[string]bool  // incidents seen in this run
 	advanced  bool             // the checkpoint was judged, and nothing counts against it
 	clear     bool             // and every leaf up to it could be read
+	archived  []uint64         // sizes that this run was the first to archive
 }
 
 // watchLog does all that a run does about one log. Whatever goes wrong stays with
@@ -115,7 +116,7 @@ func (w *logRun) load() error {
 	if sizes, err := w.State.Sizes(ctx, w.info.ID); err == nil && len(sizes) > 0 {
 		fresh.ArchiveFloor = sizes[len(sizes)-1]
 	}
-	fresh.Notices = append(fresh.Notices, w.notice("its state was gone (%v); a new baseline is taken by decision %s: %s. What the log held before it is not read", err, w.decisions[i].ID, w.decisions[i].Reason))
+	fresh.Notices = append(fresh.Notices, w.notice("its state was gone; a new baseline is taken by decision %s: %s. What the log held before it is not read", w.decisions[i].ID, w.decisions[i].Reason))
 	w.st = &logState{doc: fresh, state: w.State, every: w.CommitEvery}
 	return nil
 }
@@ -143,7 +144,11 @@ func (w *logRun) notice(format string, args ...any) state.Notice {
 
 // say is a sentence about this log for a notice.
 func (w *logRun) say(format string, args ...any) string {
-	return fmt.Sprintf("%s (%s): ", w.info.Origin, w.info.ID) + fmt.Sprintf(format, args...)
+	name := w.info.Origin
+	if name == "" {
+		name = w.info.URL
+	}
+	return fmt.Sprintf("%s (log %.12s…): ", name, w.info.ID) + fmt.Sprintf(format, args...)
 }
 
 // trusted is the checkpoint of the proven history, verified once more, or nil if
@@ -168,6 +173,13 @@ func (a archive) Keep(ctx context.Context, cp tlog.Checkpoint) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
 	id := a.w.info.ID
+	if note, err := a.w.State.Checkpoint(ctx, id, cp.Size); err == nil {
+		if kept, err := a.w.log.Open(note); err == nil && kept.Root == cp.Root {
+			return note, nil
+		}
+	} else if errors.Is(err, state.ErrNotExist) {
+		a.w.archived = append(a.w.archived, cp.Size)
+	}
 	err := a.w.State.PutCheckpoint(ctx, id, cp)
 	var contradiction *state.ContradictionError
 	switch {
@@ -282,6 +294,9 @@ func (w *logRun) judge(v tlog.Verdict, trusted *tlog.Checkpoint) error {
 	if v.Unprovable {
 		v.Incident = w.rollback(v, now)
 	}
+	if err := w.noteStrays(v); err != nil {
+		return err
+	}
 	changes, err := w.decide(v, now)
 	if err != nil {
 		return err
@@ -333,9 +348,6 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 	} else if v.Served != nil {
 		d.Rollback = nil
 	}
-	if v.Served != nil && (frozen || v.Incident != nil || v.Unprovable) {
-		d.Strays = stray(d.Strays, v.Served.Size)
-	}
 	if frozen || v.Trusted.Note == nil {
 		return
 	}
@@ -359,17 +371,23 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 	}
 	if h := w.Config.Rules.Hash(); w.cfg.Coverage == config.Full && d.Scanned != nil && (len(d.Rules) == 0 || d.Rules[len(d.Rules)-1].Hash != h) {
 		d.Rules = append(d.Rules, state.RulesFrom{Hash: h, From: d.Scanned.Size, At: now})
-		d.Notices = append(d.Notices, w.notice("the rules were changed: the new ones hold from index %d on; to hold them against earlier entries: whosigned scan --log %s --from N --to %d", d.Scanned.Size, w.info.ID, d.Scanned.Size))
+		d.Notices = append(d.Notices, w.notice("the rules were changed: the new ones hold from index %d on; to hold them against earlier entries: whosigned scan --config %s --log %s --from %d --to %d", d.Scanned.Size, w.Config.Path, w.info.ID, d.Start, d.Scanned.Size))
 	}
 }
 
-// maxStrays bounds what a log can make us remember of other histories.
+// maxStrays bounds what a log can make us remember of other histories. With as many
+// nothing archived is taken to be of the trusted one: see common.
 const maxStrays = 1000
 
-// stray remembers a size that was archived of another history than the trusted.
-func stray(sizes []uint64, size uint64) []uint64 {
-	if slices.Contains(sizes, size) || len(sizes) >= maxStrays {
-		return sizes
+// noteStrays remembers the sizes that this run archived of another history than
+// the trusted, before anything else can fail.
+func (w *logRun) noteStrays(v tlog.Verdict) error {
+	doc := w.st.read()
+	outside := hasProof(doc) || v.Incident != nil || v.Unprovable || w.decision(state.TakeBaseline) != nil
+	if !outside || len(w.archived) == 0 || len(doc.Strays) >= maxStrays {
+		return nil
 	}
-	return append(slices.Clone(sizes), size)
+	ctx, cancel := w.keep()
+	defer cancel()
+	return w.st.commit(ctx, func(d *state.Log) { d.Strays = append(d.Strays, w.archived...) })
 }

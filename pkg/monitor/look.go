@@ -24,8 +24,9 @@ type LogPlan struct {
 	TreeID   string          `json:"treeId,omitempty"`
 	Coverage config.Coverage `json:"coverage"`
 	Size     uint64          `json:"size"`
-	From     uint64          `json:"from"`  // where reading goes on, or would begin
-	Known    bool            `json:"known"` // it has state already
+	From     uint64          `json:"from"`         // where reading goes on, or would begin
+	To       uint64          `json:"to,omitempty"` // of a scan: the index after its last entry
+	Known    bool            `json:"known"`        // it has state already
 	Plan     *Plan           `json:"plan,omitempty"`
 	Refused  string          `json:"refused,omitempty"`
 	Error    string          `json:"error,omitempty"`
@@ -33,13 +34,15 @@ type LogPlan struct {
 
 // Checked is what `whosigned check` finds out. Its JSON is a stable interface.
 type Checked struct {
-	Config   string    `json:"config"`
-	State    string    `json:"state"`
-	Logs     []LogPlan `json:"logs"`
-	Rules    []string  `json:"rules"`
-	Sinks    []string  `json:"sinks"`
-	CAs      int       `json:"certificateAuthorities"`
-	Warnings []string  `json:"warnings,omitempty"`
+	Config string `json:"config"`
+	State  string `json:"state"`
+	// Scan is set if startIndex or endIndex make a run a one-off scan of this range.
+	Scan     *config.Scan `json:"scan,omitempty"`
+	Logs     []LogPlan    `json:"logs"`
+	Rules    []string     `json:"rules"`
+	Sinks    []string     `json:"sinks"`
+	CAs      int          `json:"certificateAuthorities"`
+	Warnings []string     `json:"warnings,omitempty"`
 }
 
 // OK says whether a run could do its job.
@@ -69,8 +72,8 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 		}
 	}
 	c := &Checked{
-		Config: m.Config.Path, State: m.Config.State, Rules: m.Config.Rules.Describe(), Sinks: []string{},
-		CAs: m.Config.Chains.Len(), Warnings: m.Config.Warnings, Logs: []LogPlan{},
+		Config: m.Config.Path, State: m.Config.State, Scan: m.Config.Scan, Rules: m.Config.Rules.Describe(), Sinks: []string{},
+		CAs: m.Config.Chains.Len(), Warnings: append(slices.Clone(m.Config.Warnings), m.unrouted()...), Logs: []LogPlan{},
 	}
 	for _, s := range m.Sinks {
 		c.Sinks = append(c.Sinks, s.Name())
@@ -79,7 +82,14 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	for _, url := range doc.Services {
 		r.services[url] = true
 	}
-	r.sortDecisions(decisions)
+	applied := map[string]bool(nil)
+	if m.State != nil {
+		var err error
+		if applied, err = m.State.Applied(ctx); err != nil {
+			return nil, err
+		}
+	}
+	r.sortDecisions(decisions, applied)
 	found, failed := m.discover(ctx, doc.Logs, r.keys)
 	for _, l := range found {
 		c.Logs = append(c.Logs, r.lookAt(ctx, l))
@@ -100,12 +110,12 @@ func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 	}
 	p.Size, p.Origin = cp.Size, cp.Origin
 	if scan := r.Config.Scan; scan != nil {
-		p.From = min(scan.Start, cp.Size)
-		to := cp.Size
-		if scan.End != 0 {
-			to = min(scan.End, cp.Size)
+		p.From = scan.Start
+		if p.To, err = (Look{From: scan.Start, To: scan.End}).within(cp.Size); err != nil {
+			p.Error = err.Error()
+			return p
 		}
-		plan := r.Monitor.plan(info, p.From, to)
+		plan := r.Monitor.plan(info, p.From, p.To)
 		p.Plan = &plan
 		return p
 	}
@@ -143,6 +153,17 @@ type Look struct {
 	Log  string
 	From uint64
 	To   uint64 // 0: the log's end
+}
+
+// within is the end of the look in a log of that size, or why it has none.
+func (l Look) within(size uint64) (to uint64, err error) {
+	if to = l.To; to == 0 {
+		to = size
+	}
+	if l.From > to || to > size {
+		return 0, fmt.Errorf("range [%d, %d) is not within the log's %d entries", l.From, to, size)
+	}
+	return to, nil
 }
 
 // Scan reads the leaves of a look, each proven against the log's newest signed
@@ -187,13 +208,10 @@ func (w *logRun) look(look Look) error {
 		return w.stray(verdict.Incident)
 	}
 	cp := verdict.Trusted
-	to := look.To
-	if to == 0 {
-		to = cp.Size
-	}
 	w.result.Size, w.result.Origin = cp.Size, cp.Origin
-	if look.From > to || to > cp.Size {
-		return fmt.Errorf("range [%d, %d) is not within the log's %d entries", look.From, to, cp.Size)
+	to, err := look.within(cp.Size)
+	if err != nil {
+		return err
 	}
 	frontier, incident, err := w.audit.Frontier(w.work, look.From, cp)
 	if incident != nil {

@@ -1,13 +1,13 @@
 // Package monitor is the run: one pass over all logs. Read [Monitor.Run] from the
 // top. It is the only package that knows all the others; nothing calls back.
 //
-//	begin      load run.json, take the lease, read decisions       (begin.go)
+//	begin      load run.json, take the lease, read decisions       (monitor.go)
 //	discover   which logs there are now                            (discover.go)
 //	each log, all at once                                          (log.go)
 //	  advance  a newer checkpoint, proven consistent with the old one
 //	  scan     slice by slice: leaves, proof, findings, one commit   (scan.go)
 //	deliver    meanwhile: outboxes to sinks                        (deliver.go)
-//	finish     health conditions, result, release the lease        (health.go)
+//	finish     health conditions, result, release the lease        (finish.go, health.go)
 //
 // Promises kept here, each by the code that its name stands beside: P1 and P2 by
 // the order of writes in commitSlice, P3 by the outboxes and deliver, P4 by logState
@@ -115,7 +115,6 @@ type run struct {
 	deliver   *delivery
 	doc       *runState
 	keys      []state.Decision // accepted keys
-	applied   []string         // decisions that this run applied
 	forgotten []tlog.ID        // logs that are not configured any more
 	// services are those that were watched before this run.
 	services map[string]bool
@@ -180,7 +179,7 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	r.doc = &runState{doc: doc, state: m.State, first: first || len(doc.Logs) == 0}
 	r.result = Result{
 		Run: id, Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{},
-		Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings,
+		Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: append(slices.Clone(m.Config.Warnings), m.unrouted()...),
 	}
 	r.services = make(map[string]bool)
 	for _, url := range doc.Services {
@@ -189,8 +188,26 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	if decisionsErr != nil {
 		r.failf("decisions: %v", decisionsErr)
 	}
-	r.sortDecisions(decisions)
+	applied, err := m.State.Applied(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	r.sortDecisions(decisions, applied)
 	return r, nil
+}
+
+// unrouted says which alerts nobody would get (P9).
+func (m *Monitor) unrouted() []string {
+	if len(m.Sinks) == 0 {
+		return []string{"no sink is configured under alerts: nobody is told of what is found, but by the result and the exit status"}
+	}
+	var warnings []string
+	for _, class := range report.Classes() {
+		if len(m.sinksFor(class)) == 0 {
+			warnings = append(warnings, fmt.Sprintf("no sink takes alerts of class %s", class))
+		}
+	}
+	return warnings
 }
 
 // withoutRun begins with a new run.json where the old one is lost or corrupt, if
@@ -201,18 +218,17 @@ func (m *Monitor) withoutRun(ctx context.Context, lost error, decisions []state.
 	if !isLost(lost) && !errors.As(lost, &corrupt) {
 		return nil, lost
 	}
+	applied, err := m.State.Applied(ctx)
+	if err != nil {
+		return nil, err
+	}
 	decided := false
 	for _, d := range decisions {
-		if d.Kind != state.TakeBaseline {
+		if d.Kind != state.TakeBaseline || applied[d.ID] {
 			continue
 		}
 		l, err := m.State.LoadLog(ctx, d.Log)
-		if err != nil {
-			// Which decisions it had applied is not known any more: only a recent one counts.
-			decided = decided || now.Sub(d.At) < 7*24*time.Hour
-			continue
-		}
-		decided = decided || !slices.Contains(l.Applied, d.ID)
+		decided = decided || err != nil || !slices.Contains(l.Applied, d.ID)
 	}
 	if !decided {
 		return nil, lost
@@ -235,13 +251,13 @@ func runID(now time.Time) string {
 
 // sortDecisions gives each log its decisions. Accepted keys are needed before a
 // log can be opened, in every run; the others are applied once.
-func (r *run) sortDecisions(all []state.Decision) {
+func (r *run) sortDecisions(all []state.Decision, applied map[string]bool) {
 	r.pending = make(map[tlog.ID][]state.Decision)
 	for _, d := range all {
 		if d.Kind == state.AcceptKey {
 			r.keys = append(r.keys, d)
 		}
-		if !slices.Contains(r.doc.doc.Applied, d.ID) {
+		if !applied[d.ID] {
 			r.pending[d.Log] = append(r.pending[d.Log], d)
 		}
 	}
@@ -374,9 +390,9 @@ func (r *run) putAlert(ctx context.Context, a report.Alert) (*state.Pending, err
 }
 
 // sinksFor names the sinks that take a class of alerts.
-func (r *run) sinksFor(class report.Class) []string {
+func (m *Monitor) sinksFor(class report.Class) []string {
 	var names []string
-	for _, s := range r.Sinks {
+	for _, s := range m.Sinks {
 		if s.Takes(class) {
 			names = append(names, s.Name())
 		}

@@ -20,8 +20,7 @@ type Plan struct {
 	Budget    string `json:"budget"`
 }
 
-// Figures of the public instances, and what is assumed of others: see the table
-// in the README.
+// Figures of the public instances, and what is assumed of others.
 const (
 	rekorV1Entries    = 10
 	tilesEntries      = 256

@@ -19,6 +19,7 @@ const (
 	sliceTime     = 30 * time.Second
 	sliceFindings = 1000
 	sliceUnparsed = 100
+	maxNotes      = 20 // in a log's result
 	alertFindings = 50 // listed in one alert; the rest is counted and pointed at
 )
 
@@ -258,9 +259,18 @@ func (w *logRun) count(entries uint64, findings []watch.Finding, bad []unparsed)
 	if len(parts) > 5 {
 		parts = append(parts[:5], "…")
 	}
-	text := w.say("%d entries could not be parsed, the first at index %d: %s", len(bad), bad[0].leaf.Index, strings.Join(parts, "; "))
-	w.result.Notes = append(w.result.Notes, text)
+	text := w.say("%s could not be parsed, the first at index %d: %s", counted(len(bad)), bad[0].leaf.Index, strings.Join(parts, "; "))
+	if len(w.result.Notes) < maxNotes {
+		w.result.Notes = append(w.result.Notes, text)
+	}
 	w.health.daily("log:"+string(w.info.ID)+":unparsed", text, "they are hashed, counted and kept under findings/"+string(w.info.ID)+"/unparsed; a newer release may read them")
+}
+
+func counted(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 func (w *logRun) matcher() *matcher { return newMatcher(w.Config, w.info, w.workers) }

@@ -32,6 +32,25 @@ func (s *State) PutDecision(ctx context.Context, d Decision) (string, error) {
 	return d.ID, s.create(ctx, decisionName(d.ID), append(data, '\n'))
 }
 
+// MarkApplied records that a decision was applied, apart from the document of
+// the log that it changed: should that be lost, an old decision must not be taken
+// for a new one.
+func (s *State) MarkApplied(ctx context.Context, id string) error {
+	return s.create(ctx, "state/applied/"+id, []byte("{}\n"))
+}
+
+// Applied returns the IDs of the decisions that MarkApplied recorded.
+func (s *State) Applied(ctx context.Context) (map[string]bool, error) {
+	applied := make(map[string]bool)
+	for name, err := range s.store.List(ctx, "state/applied/") {
+		if err != nil {
+			return nil, fmt.Errorf("applied decisions: %w", err)
+		}
+		applied[strings.TrimPrefix(name, "state/applied/")] = true
+	}
+	return applied, nil
+}
+
 // Decisions returns all decisions, oldest first, applied ones and those of a
 // kind that this release does not know included. With an error, they are those that
 // could be read.

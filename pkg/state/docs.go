@@ -43,7 +43,6 @@ type Run struct {
 	LastGood   time.Time            `json:"last_good_run"`
 	Conditions map[string]Condition `json:"conditions,omitempty"`
 	Outbox     []Pending            `json:"outbox,omitempty"`
-	Applied    []string             `json:"applied_decisions,omitempty"`
 
 	kept
 }

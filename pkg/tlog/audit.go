@@ -182,7 +182,7 @@ func (a *Audit) grown(ctx context.Context, v *Verdict, trusted, cp Checkpoint) e
 	}
 	if err != nil {
 		v.Incident = newIncident(id, Inconsistent, trusted.Size, trusted.Root)
-		v.Incident.Text = fmt.Sprintf("the log does not prove that its tree of size %d extends the one of size %d seen before: %v", cp.Size, trusted.Size, err)
+		v.Incident.Text = fmt.Sprintf("the log does not prove that its tree of size %d extends the one of size %d seen before: %v", cp.Size, trusted.Size, inHex(err))
 		v.Incident.Notes = []string{string(trusted.Note), string(cp.Note)}
 		v.Incident.Consistency = &ConsistencyEvidence{trusted.Size, cp.Size, trusted.Root, hashes}
 		if unverified != nil {
@@ -267,6 +267,15 @@ func NewRollback(log ID, trusted, served Checkpoint, since time.Time) *Incident 
 	return in
 }
 
+// inHex says what a failed proof came to, in the form that everything else has.
+func inHex(err error) error {
+	var roots proof.RootMismatchError
+	if errors.As(err, &roots) {
+		return fmt.Errorf("the proof leads to root %x, want %x", roots.CalculatedRoot, roots.ExpectedRoot)
+	}
+	return err
+}
+
 // mismatch says that a root computed here is not the one that the log's
 // checkpoint commits to.
 type mismatch struct {
@@ -313,7 +322,7 @@ func (a *Audit) prove(ctx context.Context, r *compact.Range, cp Checkpoint) ([][
 		return nil, fmt.Errorf("consistency proof from size %d to %d: %w", r.End(), cp.Size, err)
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.End(), cp.Size, hashes, root[:], cp.Root[:]); err != nil {
-		return nil, &mismatch{r.End(), root, hashes, cp, err}
+		return nil, &mismatch{r.End(), root, hashes, cp, inHex(err)}
 	}
 	return hashes, nil
 }

@@ -113,10 +113,13 @@ logs[].plan.requestsPerRun number
 logs[].plan.runs number
 logs[].refused string
 logs[].size number
+logs[].to number
 logs[].treeId string
 logs[].type string
 logs[].url string
 rules[] string
+scan.from number
+scan.to number
 sinks[] string
 state string
 warnings[] string

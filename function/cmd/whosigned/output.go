@@ -175,10 +175,13 @@ func (p printer) finding(f watch.Finding) {
 func printChecked(w io.Writer, c *monitor.Checked) {
 	p := printer{w}
 	p.line("configuration  %s", c.Config)
-	if c.State == "" {
-		c.State = "none: startIndex and endIndex make the run a scan, which keeps nothing"
+	stored, sinks := c.State, strings.Join(c.Sinks, ", ")
+	if c.Scan != nil {
+		p.line("SCAN           of entries %s, for startIndex or endIndex is set: each run looks at these alone", *c.Scan)
+		stored = "none is kept by a scan" + notUsed(stored)
+		sinks = "nobody is alerted by a scan" + notUsed(sinks)
 	}
-	p.line("state          %s", c.State)
+	p.line("state          %s", stored)
 	for _, l := range c.Logs {
 		name := l.Origin
 		if name == "" {
@@ -192,11 +195,14 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 			p.line("  error        %s", l.Error)
 			continue
 		}
-		from := fmt.Sprintf("would begin at index %d", l.From)
-		if l.Known {
-			from = fmt.Sprintf("goes on at index %d", l.From)
+		switch {
+		case c.Scan != nil:
+			p.line("  size         %d; SCAN of entries [%d, %d)", l.Size, l.From, l.To)
+		case l.Known:
+			p.line("  size         %d; reading goes on at index %d", l.Size, l.From)
+		default:
+			p.line("  size         %d; reading would begin at index %d", l.Size, l.From)
 		}
-		p.line("  size         %d; reading %s", l.Size, from)
 		if l.Plan != nil {
 			p.line("  cost         %s", *l.Plan)
 		}
@@ -208,6 +214,14 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 	for _, r := range c.Rules {
 		p.line("rule           %s", r)
 	}
-	p.line("sinks          %s", strings.Join(c.Sinks, ", "))
+	p.line("sinks          %s", sinks)
 	p.line("CAs            %d", c.CAs)
+}
+
+// notUsed names what is configured for monitoring, and idle in a scan.
+func notUsed(configured string) string {
+	if configured == "" {
+		return ""
+	}
+	return "; not used: " + configured
 }
