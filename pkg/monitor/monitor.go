@@ -368,7 +368,7 @@ func (r *run) leave(id tlog.ID, url string) {
 // putAlert seals an alert, writes its payload and returns what an outbox holds of
 // it: nothing if no sink takes its class.
 func (r *run) putAlert(ctx context.Context, a report.Alert) (*state.Pending, error) {
-	a.Created, a.Run = r.Now().UTC(), r.id
+	a.Created, a.Run, a.Config = r.Now().UTC(), r.id, r.Config.Path
 	a.Seal()
 	payload, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {

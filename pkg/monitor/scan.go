@@ -434,9 +434,9 @@ func (w *logRun) standing(doc *state.Log, cp tlog.Checkpoint) {
 	case l.Status != StatusOK && l.Status != StatusBaseline || l.Error != "":
 	case behind:
 		l.Status = StatusBehind
-		l.Notes = append(l.Notes, w.say("%d entries are still to be read", cp.Size-doc.Scanned.Size))
+		l.Notes = append(l.Notes, w.say("%s still to be read", counted(int(cp.Size-doc.Scanned.Size))))
 		if !w.cfg.AcceptLag {
-			w.health.lasting(key+":behind", w.say("reading is %d entries behind", cp.Size-doc.Scanned.Size),
+			w.health.lasting(key+":behind", w.say("reading is behind by %s", counted(int(cp.Size-doc.Scanned.Size))),
 				"give runs more time (--budget), run more often (--every), or set accept_lag: true")
 		}
 	case l.Status == StatusBaseline:

@@ -29,6 +29,7 @@ const (
 	maxBytes     = 256 << 10 // of text, after which no finding and no alert is begun
 	maxAlerts    = 100       // of a digest
 	maxIncidents = 10        // told in full
+	maxNexts     = 5         // alerts whose findings are told what to do about
 	maxItems     = 50        // of a list: notes, health conditions, extensions
 	maxSame      = 10        // subjects, digests, times of a finding
 	maxNotes     = 4         // of an incident
@@ -40,9 +41,9 @@ const (
 func Email(alerts []Alert) Message {
 	sorted := slices.Clone(alerts)
 	slices.SortStableFunc(sorted, func(a, b Alert) int {
-		return cmp.Or(cmp.Compare(a.Class.rank(), b.Class.rank()), a.Created.Compare(b.Created))
+		return cmp.Or(cmp.Compare(a.gravity(), b.gravity()), a.Created.Compare(b.Created))
 	})
-	d := document{subject: subject(sorted), findings: maxFindings, bytes: maxBytes, incidents: maxIncidents}
+	d := document{subject: subject(sorted), findings: maxFindings, bytes: maxBytes, incidents: maxIncidents, nexts: maxNexts}
 	m := Message{ID: messageID(sorted), Subject: d.subject, Class: ClassHealth}
 	if len(sorted) > 0 {
 		m.Class = sorted[0].Class
@@ -205,7 +206,12 @@ func (d *document) found(a *Alert) {
 	if a.Expected > 0 {
 		intro += " " + count(a.Expected, "expected one was", "expected ones were") + " recorded and not listed."
 	}
-	d.para(intro)
+	untrusted, unproven := a.doubt()
+	d.para(untrusted + intro)
+	if unproven != "" {
+		d.para(unproven)
+	}
+	d.next(a)
 	shown := 0
 	for i := range a.Findings {
 		if shown == d.share || d.findings == 0 || d.bytes <= 0 {

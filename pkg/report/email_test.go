@@ -128,6 +128,13 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 		return []Alert{{Class: ClassHealth, Headline: headline, Health: h}}
 	}
 	down := healthAlert(Reminder).Health[0]
+	grew := Health{State: Notice, Text: "rekor.example.com - 1193050959916656506 (" + string(logID) + "): it grew to size 7 after it had been read to its end"}
+	behind := healthAlert(Opened).Health[0]
+	behind.Text = strings.Repeat("x", 200) + " (log c0d23d6ac0d2…): reading is 1 entries behind"
+	left := Health{State: Notice, Text: "log " + string(logID) + " at https://rekor.example.com is not configured any more; it had 11 entries"}
+	about := func(class Class, note string) []Alert {
+		return []Alert{{Class: class, Log: logID, Origin: "rekor.example.com - 1193050959916656506", Notes: []string{note}}}
+	}
 	for name, c := range map[string]struct {
 		alerts []Alert
 		want   string
@@ -147,7 +154,17 @@ func TestSubjectSaysWhatHappenedToWhom(t *testing.T) {
 		"first run": {notices("first run: baseline taken for 2 logs", notice, notice), "whosigned: first run: baseline taken for 2 logs"},
 		"trouble before notices": {notices("first run: baseline taken for 1 log", notice, down),
 			"whosigned health: 1 lasting, 1 notice: still: rekor.example.com gave no checkpoint for 3h12m: dial tcp: connection refused"},
-		"digest": {[]Alert{healthAlert(Opened), one}, "whosigned: 2 alerts (1 identity, 1 health), first: Signed as releases@acme.com by https://github.com/mallory/app/.github/workflows/…: 1 …"},
+		"log of a notice":      {notices("", grew), "whosigned: notice: rekor.example.com: it grew to size 7 after it had been read to its end"},
+		"log of notices":       {notices("", grew, left), "whosigned: 2 notices, first: rekor.example.com: it grew to size 7 after it had been read to its end"},
+		"hash in a notice":     {notices("", left), "whosigned: notice: log c0d23d6a…-1193050959916656506 at https://rekor.example.com is not configured any more; it had 11 entries"},
+		"log of a note":        {about(ClassHealth, grew.Text), "whosigned: rekor.example.com: it grew to size 7 after it had been read to its end"},
+		"long name of a log":   {notices("", behind), "whosigned health: " + strings.Repeat("x", 59) + "…: reading is 1 entry behind"},
+		"tampering over":       {about(ClassTamper, "no longer seen: rekor.example.com - 1193050959916656506 (log c0d23d6ac0d2…): incident fork-0011. It stays on file"), "Tampering over: rekor.example.com: incident fork-0011. It stays on file"},
+		"incident decided":     {about(ClassTamper, "incident fork-0011 is closed by decision of bob: a test"), "Tampering decided: rekor.example.com: incident fork-0011 is closed by decision of bob: a test"},
+		"baseline decided":     {about(ClassTamper, "a new baseline is taken at size 7 by decision of bob: a test"), "Tampering decided: rekor.example.com: a new baseline is taken at size 7 by decision of bob: a test"},
+		"about tampering":      {about(ClassTamper, "its evidence was moved"), "About tampering: rekor.example.com: its evidence was moved"},
+		"tampering before end": {append(about(ClassTamper, "no longer seen: it"), tamperAlert()), "TAMPERING: rekor.example.com: served two roots for size 1234 (and 1 more alert)"},
+		"digest":               {[]Alert{healthAlert(Opened), one}, "whosigned: 2 alerts (1 identity, 1 health), first: Signed as releases@acme.com by https://github.com/mallory/app/.github/workflows/…: 1 …"},
 		"worst first": {[]Alert{healthAlert(Opened), one, tamperAlert()},
 			"TAMPERING: rekor.example.com: served two roots for size 1234 (and 2 more alerts)"},
 		"hostile": {[]Alert{hostile}, `Signed as a\r\nBcc: all@acme.com\u{202e}x…`},
@@ -234,7 +251,7 @@ func TestHugeContentMakesNoHugeMessage(t *testing.T) {
 func TestSealGivesTheSameThingOneIDAndOthersAnother(t *testing.T) {
 	base := identityAlert()
 	again := identityAlert()
-	again.Created, again.Run, again.Origin = noon.Add(time.Hour), "run-2", "rekor-7f9c - 1193050959916656506"
+	again.Created, again.Run, again.Config, again.Origin = noon.Add(time.Hour), "run-2", "other.yaml", "rekor-7f9c - 1193050959916656506"
 	again.Findings[0].Origin = again.Origin
 	if again.Seal(); again.ID != base.ID {
 		t.Errorf("a repeat has ID %s, want %s", again.ID, base.ID)
@@ -359,7 +376,7 @@ func FuzzEmail(f *testing.F) {
 		x := watch.Finding{Rule: s, Matched: s, Log: tlog.ID(s), Origin: s, LogType: tlog.Type(s), UUID: s, Kind: s, Version: s, SignerType: s,
 			Subject: s, Subjects: []string{s}, Issuer: s, Fingerprint: s, KeyFingerprint: s, SerialNumber: s, Digests: []string{s}, Trusted: watch.Untrusted, TrustErr: s,
 			Extensions: []watch.Extension{{OID: s, Name: s, Value: s}}, Times: []watch.Time{{Time: noon, What: s, Vouched: s}}, Link: "javascript:" + s}
-		a.Findings, a.Origin, a.Log, a.Pointer, a.Notes, a.Run, a.ID = []watch.Finding{x}, s, tlog.ID(s), s, []string{s}, s, s
+		a.Findings, a.Origin, a.Log, a.Pointer, a.Notes, a.Run, a.Config, a.ID = []watch.Finding{x}, s, tlog.ID(s), s, []string{s}, s, s, s
 		a.Incident.Text, a.Incident.ID, a.Incident.Kind, a.Incident.Evidence, a.Incident.Next = s, s, tlog.Kind(s), s, []string{s}
 		a.Incident.Checkpoints = []string{s}
 		h.Health[0].Key, h.Health[0].Text, h.Health[0].Next = s, s, s

@@ -15,6 +15,7 @@ type document struct {
 	blocks  []block
 	// What is left of the message's room.
 	findings, bytes, incidents int
+	nexts                      int // alerts whose findings are told what to do about
 	share                      int // findings an alert may show
 }
 

@@ -71,6 +71,10 @@ type Alert struct {
 	Cut      int             `json:"cut,omitempty"`      // findings that are neither expected nor in Findings
 	Pointer  string          `json:"pointer,omitempty"`  // the object that holds all of them
 
+	// Config is the path of the run's configuration, for the commands that a message
+	// tells to give.
+	Config string `json:"config,omitempty"`
+
 	// Headline, if set, is the title of an alert that holds nothing but notices.
 	Headline string    `json:"headline,omitempty"`
 	Incident *Incident `json:"incident,omitempty"`
@@ -114,14 +118,14 @@ type Health struct {
 }
 
 // Seal sets the alert's ID: 32 hex digits of the SHA-256 over class, log, slice
-// and content. Created, Run and Origin (a Rekor v1 origin differs by replica)
-// do not count, so the same thing alerted by two runs has one ID; reminders count
+// and content. Created, Run, Config and Origin (a Rekor v1 origin differs by
+// replica) do not count, so the same thing alerted by two runs has one ID; reminders count
 // their days, so each has its own. Call it last.
 //
 // Seal also replaces times that JSON cannot carry: a log may claim any.
 func (a *Alert) Seal() {
 	content := *a
-	content.ID, content.Run, content.Origin, content.Created = "", "", "", time.Time{}
+	content.ID, content.Run, content.Config, content.Origin, content.Created = "", "", "", "", time.Time{}
 	content.Findings = make([]watch.Finding, len(a.Findings))
 	for i := range a.Findings {
 		f := &a.Findings[i]
@@ -176,6 +180,16 @@ func storable(times []watch.Time) []watch.Time {
 // total is how many findings the alert stands for.
 func (a *Alert) total() int { return len(a.Findings) + a.Cut }
 
+// gravity orders alerts: by class, and what is said of tampering later after the
+// tampering itself.
+func (a *Alert) gravity() int {
+	g := 2 * a.Class.rank()
+	if a.Class == ClassTamper && a.Incident == nil {
+		g++
+	}
+	return g
+}
+
 // name is what to call the alert's log: its origin, of a Rekor v1 tree without the
 // tree ID.
 func (a *Alert) name() string {
@@ -201,15 +215,31 @@ func (a *Alert) Title() string {
 	case len(a.Health) > 0:
 		return a.healthTitle()
 	}
-	prefix := "whosigned: "
-	if a.Class == ClassTamper {
-		prefix = "Tampering: "
-	}
 	text := "alert about " + a.name()
 	if len(a.Notes) > 0 {
 		text = a.Notes[0]
 	}
-	return safe(prefix+text, maxSubject)
+	if a.Class == ClassTamper {
+		return a.aftermathTitle(text)
+	}
+	return safe("whosigned: "+event(text), maxSubject)
+}
+
+// aftermathTitle titles what is said about tampering that was alerted before: it
+// must not read like another alarm.
+func (a *Alert) aftermathTitle(text string) string {
+	lead := "About tampering: "
+	switch rest, over := strings.CutPrefix(text, "no longer seen: "); {
+	case over:
+		lead, text = "Tampering over: ", rest
+	case strings.HasPrefix(text, "incident ") && strings.Contains(text, " is closed by decision "),
+		strings.HasPrefix(text, "a new baseline is taken "):
+		lead = "Tampering decided: "
+	}
+	if !aboutLog.MatchString(text) && len(a.Notes) > 0 {
+		lead += safe(a.name(), 60) + ": "
+	}
+	return safe(lead+event(text), maxSubject)
 }
 
 func (a *Alert) incidentTitle() string {
@@ -220,12 +250,31 @@ func (a *Alert) incidentTitle() string {
 	return safe(what+safe(a.name(), 60)+": "+shortHashes(a.Incident.Text), maxSubject)
 }
 
+// event is a sentence of ours as a title has room for it: of the log that it is
+// about only the name is left, and hashes are cut, so that what happened stands in
+// the line. The whole sentence is in the message.
+func event(s string) string {
+	if m := aboutLog.FindStringSubmatch(s); m != nil {
+		about := Alert{Origin: m[1]}
+		s = safe(about.name(), 60) + ": " + s[len(m[0]):]
+	}
+	return shortHashes(single.ReplaceAllStringFunc(s, func(n string) string {
+		return strings.NewReplacer("entries", "entry", "leaves", "leaf").Replace(n)
+	}))
+}
+
+var (
+	// aboutLog is how sentences about a log begin: its origin, and its ID in brackets.
+	aboutLog = regexp.MustCompile(`(?s)^(.+?) \((?:log )?[0-9a-f]{8,}(?:-[0-9]+)?…?\): `)
+	single   = regexp.MustCompile(`(?:^|\s)1 (?:entries|leaves)\b`)
+)
+
 // shortHashes cuts hashes and log IDs to what people compare by eye.
 func shortHashes(s string) string {
 	return longHex.ReplaceAllStringFunc(s, func(hash string) string { return hash[:8] + "…" })
 }
 
-var longHex = regexp.MustCompile(`[0-9a-f]{32,}`)
+var longHex = regexp.MustCompile(`[0-9a-fA-F]{32,}`)
 
 func (a *Alert) findingsTitle() string {
 	// Names of attackers' choosing are kept short enough that the figures and the log
@@ -261,12 +310,7 @@ func (a *Alert) findingsTitle() string {
 
 // workflow is what signed, as Fulcio puts it: the CI workflow's URI.
 func workflow(f watch.Finding) string {
-	for _, e := range f.Extensions {
-		if e.Name == "build-signer-uri" {
-			return e.Value
-		}
-	}
-	return ""
+	return extension(&f, "build-signer-uri")
 }
 
 // healthTitle names trouble before notices: those can wait.
@@ -288,16 +332,17 @@ func (a *Alert) healthTitle() string {
 			opened++
 		}
 	}
+	text := event(first.Text)
 	lead := map[HealthState]string{Reminder: "still: ", Closed: "over: "}[first.State]
 	switch {
 	case notices == len(a.Health) && a.Headline != "":
 		return safe("whosigned: "+a.Headline, maxSubject)
 	case notices == len(a.Health) && notices == 1:
-		return safe("whosigned: notice: "+first.Text, maxSubject)
+		return safe("whosigned: notice: "+text, maxSubject)
 	case notices == len(a.Health):
-		return safe(fmt.Sprintf("whosigned: %d notices, first: %s", notices, first.Text), maxSubject)
+		return safe(fmt.Sprintf("whosigned: %d notices, first: %s", notices, text), maxSubject)
 	case len(a.Health) == 1:
-		return safe("whosigned health: "+lead+first.Text, maxSubject)
+		return safe("whosigned health: "+lead+text, maxSubject)
 	}
 	var parts []string
 	for _, n := range []struct {
@@ -311,7 +356,7 @@ func (a *Alert) healthTitle() string {
 	if notices > 0 {
 		parts = append(parts, count(notices, "notice", "notices"))
 	}
-	return safe(fmt.Sprintf("whosigned health: %s: %s%s", strings.Join(parts, ", "), lead, first.Text), maxSubject)
+	return safe(fmt.Sprintf("whosigned health: %s: %s%s", strings.Join(parts, ", "), lead, text), maxSubject)
 }
 
 // count writes a number with its noun.
