@@ -482,16 +482,14 @@ func TestAStoreThatFailsNowAndThenLosesNothing(t *testing.T) {
 		}
 		return nil
 	}
-	var res *monitor.Result
 	for range 6 {
-		var err error
-		if res, err = w.monitor().Run(context.Background()); err != nil {
+		if _, err := w.monitor().Run(context.Background()); err != nil {
 			t.Logf("run: %v", err) // the lease could not be taken, or was not released
 		}
 		w.now = w.now.Add(time.Hour)
 	}
 	w.store.hook = nil
-	res = w.run()
+	res := w.run()
 	w.checkInvariants(w.trees(res))
 	for _, l := range res.Logs {
 		if l.Scanned != 210 {

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +28,6 @@ import (
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/tlog/tlogtest"
-	"github.com/whosigned/whosigned/pkg/watch"
 )
 
 // world is two logs, a configuration that watches them, and what a run leaves
@@ -316,21 +314,6 @@ func (w *world) decide(d state.Decision) {
 	if _, err := w.monitor().Accept(context.Background(), d); err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-// found are the committed findings of a log, oldest first.
-func (w *world) found(id tlog.ID) []watch.Finding {
-	w.t.Helper()
-	s := state.New(w.store)
-	var all []watch.Finding
-	for f, err := range s.Findings(context.Background(), w.doc(id).Findings) {
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		all = append(all, f)
-	}
-	slices.SortFunc(all, func(a, b watch.Finding) int { return int(a.Index) - int(b.Index) })
-	return all
 }
 
 // subjects of everything that a sink acknowledged.
