@@ -170,7 +170,9 @@ func (w *logRun) rebase(dec state.Decision, v tlog.Verdict, now time.Time) (func
 		if len(sizes) > 0 {
 			d.ArchiveFloor = max(d.ArchiveFloor, sizes[len(sizes)-1])
 		}
-		d.Scanned, d.Rollback, d.Stuck, d.Unproven, d.Holes, d.Strays = scanned, nil, nil, nil, nil, nil
+		d.Scanned, d.Rollback, d.Stuck, d.Unproven, d.Strays = scanned, nil, nil, nil, nil
+		// Those above are read again.
+		d.Holes = slices.DeleteFunc(slices.Clone(d.Holes), func(h state.Hole) bool { return h.Index >= scannedOf(d) })
 		for i := range d.Incidents {
 			if d.Incidents[i].Closed == "" {
 				d.Incidents[i].Closed = dec.ID
@@ -192,7 +194,7 @@ func (w *logRun) common(doc *state.Log, cp tlog.Checkpoint) uint64 {
 		return floor
 	}
 	sizes := slices.DeleteFunc(all, func(s uint64) bool {
-		return s > doc.Size || s > cp.Size || s <= floor || slices.Contains(doc.Strays, s)
+		return s > doc.Size || s > cp.Size || s <= floor || s <= doc.ArchiveFloor || slices.Contains(doc.Strays, s)
 	})
 	differ := sort.Search(len(sizes), func(i int) bool {
 		note, err := w.State.Checkpoint(w.work, w.info.ID, sizes[i])
@@ -232,8 +234,8 @@ func (w *logRun) skip(dec state.Decision, v tlog.Verdict, now time.Time) (func(*
 	if err != nil {
 		return nil, err
 	}
-	from := doc.Scanned.Size
 	return func(d *state.Log) {
+		from := scannedOf(d)
 		d.Scanned, d.Stuck = &f, nil
 		d.Gaps = append(d.Gaps, state.Gap{From: from, To: dec.SkipTo, Reason: dec.Reason, Decision: dec.ID, At: now})
 		d.Notices = append(d.Notices, w.notice("entries %d to %d are skipped by decision of %s: %s", from, dec.SkipTo-1, dec.By, dec.Reason))

@@ -85,8 +85,20 @@ func (d *delivery) all() []outbox {
 // stuckSinks are the sinks that refused in this run, with their words.
 func (d *delivery) stuckSinks() map[string]string {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	return maps.Clone(d.result.Failed)
+	stuck := maps.Clone(d.result.Failed)
+	boxes := slices.Clone(d.boxes)
+	d.mu.Unlock()
+	for _, b := range boxes {
+		for _, p := range b.outbox() {
+			for sink, text := range p.Errors {
+				// Of an earlier run: this one's delivery may not have come to its end.
+				if stuck[sink] == "" && slices.Contains(p.Sinks, sink) {
+					stuck[sink] = text
+				}
+			}
+		}
+	}
+	return stuck
 }
 
 // poke says that a box has new alerts.

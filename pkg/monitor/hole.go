@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -74,7 +75,7 @@ func (w *logRun) fillHoles() error {
 	if len(runs) == 0 {
 		return nil
 	}
-	first := int(w.started.Unix()/int64(w.Every/time.Second)) % len(runs)
+	first := int(w.started.Unix()/max(int64(w.Every/time.Second), 1)) % len(runs)
 	for i := range min(len(runs), maxRefill) {
 		if w.work.Err() != nil {
 			break
@@ -104,14 +105,22 @@ func (w *logRun) refill(holes []state.Hole) error {
 	m := w.matcher()
 	filled := map[uint64]bool{}
 	from, end := holes[0].Index, holes[len(holes)-1].Index+1
-	for leaf, err := range w.log.Leaves(tlog.Fresh(w.work), from, end) {
-		if err != nil {
-			break
+	for at := from; at < end; {
+		var missing *tlog.LeafError
+		next := end
+		for leaf, err := range w.log.Leaves(tlog.Fresh(w.work), at, end) {
+			if errors.As(err, &missing) {
+				next = max(missing.End, missing.Index+1)
+			}
+			if err != nil {
+				break
+			}
+			if leaf.Hash == holes[leaf.Index-from].Hash {
+				filled[leaf.Index] = true
+				m.Visit(leaf)
+			}
 		}
-		if leaf.Hash == holes[leaf.Index-from].Hash {
-			filled[leaf.Index] = true
-			m.Visit(leaf)
-		}
+		at = max(next, at+1)
 	}
 	findings, bad := m.take()
 	if len(filled) == 0 {

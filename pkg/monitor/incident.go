@@ -125,8 +125,10 @@ func (w *logRun) stray(in *tlog.Incident) error {
 		return errors.New(in.Text) // a look keeps nothing
 	}
 	key := "log:" + string(w.info.ID) + ":first"
-	w.health.atOnce(key, w.say("%s. This log was never seen in order: if it was configured just now, its key or origin may be wrong", in.Text),
-		"compare the configured key and origin with those that the log's operator publishes")
+	condition := func() {
+		w.health.atOnce(key, w.say("%s. This log was never seen in order: if it was configured just now, its key or origin may be wrong", in.Text),
+			"compare the configured key and origin with those that the log's operator publishes")
+	}
 	ctx, cancel := w.keep()
 	defer cancel()
 	var err error
@@ -134,11 +136,15 @@ func (w *logRun) stray(in *tlog.Incident) error {
 		return err
 	}
 	if _, known := w.doc.conditions()[key]; known {
+		condition()
 		return errors.New(in.Text)
 	}
 	p, err := w.putAlert(ctx, w.tamperAlert(in, r.Evidence))
 	if err == nil && p != nil {
 		err = w.doc.commit(ctx, func(d *state.Run) { d.Outbox = append(d.Outbox, *p) })
+	}
+	if err == nil {
+		condition() // only now: the next run must not take the alert for sent
 	}
 	w.deliver.poke()
 	return errors.Join(errors.New(in.Text), err)

@@ -63,6 +63,10 @@ func (w *logRun) watch(loaded func()) error {
 		return err
 	}
 	verdict, err := w.audit.Advance(w.work, trusted)
+	if err != nil && !w.fresh {
+		// What was archived and not judged must not be taken for our history later.
+		return errors.Join(err, w.noteStrays(tlog.Verdict{Unprovable: true}))
+	}
 	if err != nil {
 		return err
 	}
@@ -359,6 +363,7 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 		}
 	}
 	d.Checkpoint, d.Size = string(v.Trusted.Note), v.Trusted.Size
+	d.Strays = slices.DeleteFunc(slices.Clone(d.Strays), func(s uint64) bool { return s == v.Trusted.Size })
 	if c := string(w.cfg.Coverage); d.Coverage != c {
 		if d.Coverage != "" && w.cfg.Coverage == config.Consistency {
 			d.Notices = append(d.Notices, w.notice("coverage is consistency now: its history is proven, entries from index %d on are not read", scannedOf(d)))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/entry"
+	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
@@ -119,8 +120,8 @@ func (m *matcher) take() ([]watch.Finding, []unparsed) {
 
 // visitAll shows a matcher the leaves [from, to) without proving anything, and
 // returns how far it came: to the end, or as far as the matcher takes at once. A
-// range that cannot be had is passed over.
-func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (uint64, error) {
+// range that cannot be had is passed over, and named.
+func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (next uint64, missed []state.Range, err error) {
 	var last error
 	for from < to {
 		var skip *tlog.LeafError
@@ -130,16 +131,17 @@ func visitAll(ctx context.Context, log tlog.Log, m *matcher, from, to uint64) (u
 			}
 			from = leaf.Index + 1
 			if m.Visit(leaf) {
-				return from, nil
+				return from, missed, nil
 			}
 		}
 		if !errors.As(last, &skip) {
-			return from, last
+			return from, missed, last
 		}
-		from = min(to, max(from+1, skip.End))
-		last = nil
+		end := min(to, max(from+1, skip.End))
+		missed = append(missed, state.Range{From: from, To: end})
+		from, last = end, nil
 	}
-	return from, nil
+	return from, missed, nil
 }
 
 func (m *matcher) flush() {

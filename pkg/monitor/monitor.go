@@ -344,12 +344,15 @@ func (r *run) leave(id tlog.ID, url string) {
 	if err == nil && !w.fresh {
 		err = w.decideEarly()
 	}
+	if err != nil && !isLost(err) {
+		// Its alerts may still be pending: the next run asks again.
+		r.failf("log %s, which is not configured any more: %v", id, err)
+		r.health.atOnce("unwatched:"+string(id), text, "see the error")
+		return
+	}
 	if err != nil || w.fresh {
 		r.forgotten = append(r.forgotten, id)
 		r.health.notice("unwatched:"+string(id), text)
-		if err != nil {
-			r.failf("log %s, which is not configured any more: %v", id, err)
-		}
 		return
 	}
 	doc := w.st.read()

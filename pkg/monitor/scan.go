@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,15 +32,14 @@ func (w *logRun) read(v tlog.Verdict) error {
 			return err
 		}
 	}
+	var err error
 	if !hasProof(w.st.read()) {
-		if err := w.scan(v.Trusted); err != nil {
-			return err
-		}
-		if err := w.fillHoles(); err != nil {
-			return err
+		if err = w.scan(v.Trusted); err == nil {
+			err = w.fillHoles()
 		}
 	}
-	return w.scanUnproven(v)
+	// Whatever keeps the trusted history from being read must not blind us to the rest.
+	return errors.Join(err, w.scanUnproven(v))
 }
 
 // startReading is for a log whose coverage was consistency before.
@@ -292,12 +292,14 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	doc := w.st.read()
 	var cp tlog.Checkpoint
 	var from uint64
-	stuck := false
+	stuck, goesOn := false, false
 	switch {
 	case v.Served != nil && (hasProof(doc) || v.Incident != nil || v.Unprovable):
-		cp, from = *v.Served, w.unprovenFrom(doc, *v.Served)
+		cp = *v.Served
+		from, goesOn = w.unprovenFrom(doc, cp)
 	case doc.Stuck != nil:
-		cp, from, stuck = v.Trusted, w.unprovenFrom(doc, v.Trusted), true
+		cp, stuck = v.Trusted, true
+		from, goesOn = w.unprovenFrom(doc, cp)
 		from = max(from, doc.Stuck.End)
 	case doc.Unproven != nil && w.advanced:
 		ctx, cancel := w.keep()
@@ -306,13 +308,27 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	default:
 		return nil
 	}
-	m := w.matcher()
-	for from < cp.Size && w.work.Err() == nil {
-		next, err := w.unprovenSlice(m, cp, from, stuck)
+	if doc.Unproven != nil && !goesOn {
+		ctx, cancel := w.keep()
+		err := w.st.commit(ctx, func(d *state.Log) { d.Unproven = nil }) // it was of another history
+		cancel()
 		if err != nil {
 			return err
 		}
-		w.result.Unproven += next - from
+	}
+	m := w.matcher()
+	if u := doc.Unproven; u != nil && goesOn && !stuck {
+		for _, r := range u.Missed {
+			if _, err := w.unprovenSlice(m, cp, r.From, r.To, stuck); err != nil || w.work.Err() != nil {
+				return err
+			}
+		}
+	}
+	for from < cp.Size && w.work.Err() == nil {
+		next, err := w.unprovenSlice(m, cp, from, cp.Size, stuck)
+		if err != nil {
+			return err
+		}
 		from = next
 	}
 	return nil
@@ -320,22 +336,22 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 
 // unprovenFrom is where to read on outside the trusted history: where the last
 // run ended, if it read the same history, else where this one is known to be ours.
-func (w *logRun) unprovenFrom(doc *state.Log, cp tlog.Checkpoint) uint64 {
+func (w *logRun) unprovenFrom(doc *state.Log, cp tlog.Checkpoint) (from uint64, goesOn bool) {
 	if u := doc.Unproven; u != nil {
 		before, err := w.log.Open([]byte(u.Note))
 		if err == nil && w.extends(before, cp) {
-			return u.Scanned
+			return u.Scanned, true
 		}
 	}
-	return min(w.common(doc, cp), doc.Scanned.Size)
+	return min(w.common(doc, cp), doc.Scanned.Size), false
 }
 
 // unprovenSlice reads some leaves without a proof and commits what was found. An
 // entry beyond a leaf that cannot be had may be routine; one of another history
 // never is.
-func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64, stuck bool) (uint64, error) {
+func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from, to uint64, stuck bool) (uint64, error) {
 	w.bound(m)
-	next, err := visitAll(w.work, w.log, m, from, cp.Size)
+	next, missed, err := visitAll(w.work, w.log, m, from, to)
 	findings, bad := m.take()
 	if err != nil && next == from {
 		return from, fmt.Errorf("reading entry %d outside the trusted history: %w", from, err)
@@ -352,10 +368,17 @@ func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from uint64, stuc
 	}
 	err = w.st.commit(ctx, func(d *state.Log) {
 		kept.apply(d)
-		d.Unproven = &state.Unproven{Note: string(cp.Note), Scanned: next}
+		d.Unproven = d.Unproven.Read(string(cp.Note), from, next, missed)
 	})
 	if err != nil {
 		return from, err
+	}
+	w.result.Unproven += next - from
+	for _, r := range missed {
+		w.result.Unproven -= r.To - r.From
+		if len(w.result.Notes) < maxNotes {
+			w.result.Notes = append(w.result.Notes, w.say("outside the trusted history, entries %d to %d could not be had; they are asked for again in the next run", r.From, r.To-1))
+		}
 	}
 	w.count(0, findings, bad)
 	w.deliver.poke()

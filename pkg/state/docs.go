@@ -182,8 +182,46 @@ type Stuck struct {
 type Unproven struct {
 	Note    string `json:"checkpoint"` // the signed note it reads under
 	Scanned uint64 `json:"scanned"`
+	// Missed are ranges below Scanned that could not be had, to be asked for again.
+	Missed []Range `json:"missed,omitempty"`
 
 	kept
+}
+
+// Range is the leaves [From, To).
+type Range struct {
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
+}
+
+// maxMissed bounds what is remembered; beyond it the oldest range is lengthened to
+// the next, so that nothing is dropped.
+const maxMissed = 100
+
+// Read is u after [from, to) was read under note, but for the missed ranges. u may
+// be nil; if not, note is known to extend u's.
+func (u *Unproven) Read(note string, from, to uint64, missed []Range) *Unproven {
+	n := &Unproven{Note: note, Scanned: to}
+	if u != nil {
+		n.Scanned = max(u.Scanned, to)
+	}
+	if u != nil {
+		for _, r := range u.Missed {
+			if r.From >= from && r.To <= to {
+				continue // asked for again just now
+			}
+			if r.From < to && r.To > from {
+				r.From = to // read in part
+			}
+			n.Missed = append(n.Missed, r)
+		}
+	}
+	n.Missed = append(n.Missed, missed...)
+	for len(n.Missed) > maxMissed {
+		n.Missed[1].From = min(n.Missed[0].From, n.Missed[1].From)
+		n.Missed = n.Missed[1:]
+	}
+	return n
 }
 
 // RulesFrom says that rules with this hash hold from From on.
