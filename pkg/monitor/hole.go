@@ -105,7 +105,8 @@ func (w *logRun) refill(holes []state.Hole) error {
 	m := w.matcher()
 	filled := map[uint64]bool{}
 	from, end := holes[0].Index, holes[len(holes)-1].Index+1
-	for at := from; at < end; {
+	full := false // what is left is read in the next run
+	for at := from; at < end && !full; {
 		var missing *tlog.LeafError
 		next := end
 		for leaf, err := range w.log.Leaves(tlog.Fresh(w.work), at, end) {
@@ -117,7 +118,10 @@ func (w *logRun) refill(holes []state.Hole) error {
 			}
 			if leaf.Hash == holes[leaf.Index-from].Hash {
 				filled[leaf.Index] = true
-				m.Visit(leaf)
+				full = m.Visit(leaf)
+			}
+			if full {
+				break
 			}
 		}
 		at = max(next, at+1)

@@ -292,14 +292,14 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 	doc := w.st.read()
 	var cp tlog.Checkpoint
 	var from uint64
-	stuck, goesOn := false, false
+	stuck, goesOn, err := false, false, error(nil)
 	switch {
 	case v.Served != nil && (hasProof(doc) || v.Incident != nil || v.Unprovable):
 		cp = *v.Served
-		from, goesOn = w.unprovenFrom(doc, cp)
+		from, goesOn, err = w.unprovenFrom(doc, cp)
 	case doc.Stuck != nil:
 		cp, stuck = v.Trusted, true
-		from, goesOn = w.unprovenFrom(doc, cp)
+		from, goesOn, err = w.unprovenFrom(doc, cp)
 		from = max(from, doc.Stuck.End)
 	case doc.Unproven != nil && w.advanced:
 		ctx, cancel := w.keep()
@@ -307,6 +307,9 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 		return w.st.commit(ctx, func(d *state.Log) { d.Unproven = nil })
 	default:
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if doc.Unproven != nil && !goesOn {
 		ctx, cancel := w.keep()
@@ -336,14 +339,23 @@ func (w *logRun) scanUnproven(v tlog.Verdict) error {
 
 // unprovenFrom is where to read on outside the trusted history: where the last
 // run ended, if it read the same history, else where this one is known to be ours.
-func (w *logRun) unprovenFrom(doc *state.Log, cp tlog.Checkpoint) (from uint64, goesOn bool) {
+// Trouble on the network must not start it over, and alert everything again; a
+// proof that is refused may.
+func (w *logRun) unprovenFrom(doc *state.Log, cp tlog.Checkpoint) (from uint64, goesOn bool, err error) {
 	if u := doc.Unproven; u != nil {
 		before, err := w.log.Open([]byte(u.Note))
-		if err == nil && w.extends(before, cp) {
-			return u.Scanned, true
+		if err == nil {
+			goesOn, err = w.audit.Extends(w.work, before, cp)
+		}
+		var status *tlog.StatusError
+		if err != nil && w.work.Err() != nil || errors.As(err, &status) && status.Code >= 500 {
+			return 0, false, fmt.Errorf("reading on outside the trusted history: %w", err)
+		}
+		if err == nil && goesOn {
+			return u.Scanned, true, nil
 		}
 	}
-	return min(w.common(doc, cp), doc.Scanned.Size), false
+	return min(w.common(doc, cp), doc.Scanned.Size), false, nil
 }
 
 // unprovenSlice reads some leaves without a proof and commits what was found. An

@@ -203,9 +203,7 @@ const maxMissed = 100
 func (u *Unproven) Read(note string, from, to uint64, missed []Range) *Unproven {
 	n := &Unproven{Note: note, Scanned: to}
 	if u != nil {
-		n.Scanned = max(u.Scanned, to)
-	}
-	if u != nil {
+		n.Scanned, n.kept = max(u.Scanned, to), u.kept
 		for _, r := range u.Missed {
 			if r.From >= from && r.To <= to {
 				continue // asked for again just now

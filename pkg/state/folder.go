@@ -50,9 +50,13 @@ func (f *folder) Read(ctx context.Context, name string) ([]byte, Generation, err
 	}
 	file, err := os.Open(f.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		if info, statErr := os.Lstat(f.path(name)); statErr == nil {
+		info, statErr := os.Lstat(f.path(name))
+		switch {
+		case statErr == nil && info.Mode()&fs.ModeSymlink != 0:
 			// A link into a volume that is not mounted is not an absent object.
 			return nil, "", fmt.Errorf("reading %s: %s is there but leads nowhere (%s)", name, f.path(name), info.Mode().Type())
+		case statErr == nil:
+			file, err = os.Open(f.path(name)) // another process made it just now
 		}
 	}
 	if err != nil {
