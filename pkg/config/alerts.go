@@ -36,7 +36,7 @@ func (d *document) alerts(n node) Alerts {
 		g := item.fields("path", "name", "classes")
 		folder := Folder{Name: name(g["name"], "folder"), Classes: classes(g["classes"]), Where: d.where(item.line)}
 		if text := g["path"].required("name the folder to write .eml files to"); text != "" {
-			folder.Path = d.path(text)
+			folder.Path = d.folder(g["path"], text)
 		}
 		a.Folders = append(a.Folders, folder)
 	}

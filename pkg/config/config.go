@@ -1,5 +1,6 @@
-// Package config turns YAML into a validated Config. Errors point at file, line
-// and key, and say what to do; every rule is compiled here, once.
+// Package config turns YAML, in a file or in a bucket, into a validated Config.
+// Errors point at file, line and key, and say what to do; every rule is compiled
+// here, once.
 //
 // It keeps its share of P9 (no silent gap): in a native file an unknown key is an
 // error; a rekor-monitor file is accepted as it is, and what has no effect in it
@@ -7,13 +8,13 @@
 package config
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/goccy/go-yaml/ast"
-
+	"github.com/whosigned/whosigned/pkg/bucket"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/trust"
 	"github.com/whosigned/whosigned/pkg/watch"
@@ -30,8 +31,13 @@ const (
 
 // Config is a validated configuration. Paths in it are absolute.
 type Config struct {
-	Path     string // of the file it came from
-	State    string // "file:///…"
+	Path string // of the file it came from, or gs://bucket/object
+	// Generation names the version of what was read, the files that it names
+	// included: what changes any of them changes it. "" for Parse.
+	Generation string
+	// State is "file:///…" or "gs://bucket/prefix", or "" if that is left to the
+	// environment or, for a scan, not needed.
+	State    string
 	Logs     []Log
 	Rules    *watch.Rules
 	Chains   *trust.Chains // CA certificates to check findings against; never nil, may be empty
@@ -115,37 +121,81 @@ type Folder struct {
 	Where   string
 }
 
-// Load reads and validates a configuration file. Its error is an *[Error] unless
-// the file cannot be read.
-func Load(path string) (*Config, error) {
-	data, err := trust.ReadFile(path)
+// Load reads and validates the configuration at a path or at gs://bucket/object.
+// Its error is an *[Error], also if there is nothing to read.
+func Load(ctx context.Context, location string) (*Config, error) {
+	f := &files{buckets: map[string]*bucket.Bucket{}}
+	defer f.close()
+	data, err := f.read(ctx, location)
 	if err != nil {
-		return nil, &Error{[]Problem{{File: path, Text: "cannot be read: " + err.Error()}}}
+		return nil, &Error{Problems: []Problem{{File: location, Text: "cannot be read: " + err.Error()}}}
 	}
-	return Parse(path, data)
+	cfg, err := parse(location, data, func(location string) ([]byte, error) { return f.read(ctx, location) })
+	if cfg != nil {
+		cfg.Generation = f.generation()
+	}
+	var invalid *Error
+	if errors.As(err, &invalid) {
+		invalid.Generation = f.generation()
+	}
+	return cfg, err
 }
 
 // Parse validates a configuration. Path names it in messages, and relative paths
-// in it are relative to its folder; files that it names are read. Its error is an
-// *[Error] that lists everything that is wrong.
+// in it are relative to its folder; files that it names are read, but not from
+// buckets. Its error is an *[Error] that lists everything that is wrong.
 func Parse(path string, data []byte) (*Config, error) {
-	d := &document{file: path, anchors: map[string]ast.Node{}}
-	abs, err := filepath.Abs(path)
+	return parse(path, data, func(location string) ([]byte, error) {
+		if inBucket(location) {
+			return nil, fmt.Errorf("%s: an inline configuration names no objects of buckets; write what it holds inline, or put both into the bucket", location)
+		}
+		return trust.ReadFile(location)
+	})
+}
+
+func parse(location string, data []byte, read trust.Read) (*Config, error) {
+	d, path, err := newDocument(location)
 	if err != nil {
-		return nil, &Error{[]Problem{{File: path, Text: err.Error()}}}
+		return nil, &Error{Problems: []Problem{{File: location, Text: err.Error()}}}
 	}
-	d.dir = filepath.Dir(abs)
-	root, ok := d.parse(data)
-	if !ok {
-		return nil, &Error{d.problems}
+	d.read = read
+	var cfg *Config
+	if root, ok := d.parse(data); ok {
+		cfg = d.config(root)
+		cfg.Path, cfg.Warnings = path, d.warnings
 	}
-	cfg := d.config(root)
-	cfg.Path, cfg.Warnings = abs, d.warnings
 	if len(d.problems) > 0 {
 		slices.SortStableFunc(d.problems, func(a, b Problem) int { return a.Line - b.Line })
-		return nil, &Error{d.problems}
+		invalid := &Error{Problems: d.problems}
+		if alerts, err := ParseAlerts(location, data); err == nil {
+			invalid.Alerts = alerts
+		}
+		return nil, invalid
 	}
 	return cfg, nil
+}
+
+// ParseAlerts reads the alerts of a configuration, whatever else is wrong with
+// it: whom to tell that it is wrong. There may be none. Its error is an *[Error].
+func ParseAlerts(location string, data []byte) (Alerts, error) {
+	d, _, err := newDocument(location)
+	if err != nil {
+		return Alerts{}, &Error{Problems: []Problem{{File: location, Text: err.Error()}}}
+	}
+	var alerts Alerts
+	if root, ok := d.parse(data); ok {
+		d.native = true // only native files have alerts
+		for _, e := range root.entries() {
+			if e.name == "alerts" {
+				alerts = d.alerts(e.node)
+				break // merged ones count less
+			}
+		}
+	}
+	if len(d.problems) > 0 {
+		return Alerts{}, &Error{Problems: d.problems}
+	}
+	return alerts, nil
 }
 
 // nativeKeys are whosigned's own; a file with one of nativeMarks is native.

@@ -63,7 +63,7 @@ func write(t testing.TB, dir, name, text string) string {
 
 func load(t testing.TB, dir, text string) *Config {
 	t.Helper()
-	cfg, err := Load(write(t, dir, "whosigned.yaml", text))
+	cfg, err := Load(t.Context(), write(t, dir, "whosigned.yaml", text))
 	if err != nil {
 		t.Fatalf("Load: %v", err)
 	}
@@ -355,13 +355,16 @@ watch:
 			t.Errorf("got  %s\nwant …%s", cfg.Warnings[i], want[i])
 		}
 	}
+	if cfg := load(t, folder(t), strings.Replace(someLogs, "state:", "patience: 1h #", 1)); cfg.State != "" || !strings.Contains(strings.Join(cfg.Warnings, "\n"), "state: missing; say where") {
+		t.Errorf("without state: state %q, warnings %q, want a warning", cfg.State, cfg.Warnings)
+	}
 	if cfg := load(t, folder(t), someLogs); len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], "watch: nothing is watched for") {
 		t.Errorf("got %q, want one warning that nothing is watched for", cfg.Warnings)
 	}
 }
 
 func TestAFileThatCannotBeReadIsAnError(t *testing.T) {
-	_, err := Load(filepath.Join(t.TempDir(), "gone.yaml"))
+	_, err := Load(t.Context(), filepath.Join(t.TempDir(), "gone.yaml"))
 	var all *Error
 	if !errors.As(err, &all) || !strings.Contains(err.Error(), "gone.yaml: cannot be read: ") {
 		t.Errorf("got %v, want an *Error that names the file", err)

@@ -28,7 +28,7 @@ func TestWhatIsWrongIsPointedAtWithARemedy(t *testing.T) {
 	}{
 		{"nothing", "", " the configuration is empty"},
 		{"a comment", "# nothing\n", " the configuration is empty"},
-		{"not a mapping", "- a\n", "1: want keys with values (key: value), not a list\n1: state: missing; say where to keep what was proven, such as state: file:///var/lib/whosigned\n" +
+		{"not a mapping", "- a\n", "1: want keys with values (key: value), not a list\n" +
 			`1: logs: no logs to watch (rekor-monitor's default, the public logs, comes in a later release); list them, such as logs: [{type: rekor-v1, url: "https://rekor.example.com", key: rekor.pub}]`},
 		{"two documents", ok + "---\na: b\n", " 2 YAML documents; a configuration is one"},
 		{"not YAML", ok + "watch: [", "4: not valid YAML: sequence end token ']' not found"},
@@ -36,9 +36,10 @@ func TestWhatIsWrongIsPointedAtWithARemedy(t *testing.T) {
 		{"unknown key", ok + "wach: []\n", `4: wach: unknown key; did you mean "watch"?`},
 		{"unknown key in a log", logWith(`{type: rekor-v1, url: "http://localhost:1", key: rekor1.pub, acceptLag: true}`), `3: logs[0].acceptLag: unknown key; did you mean "accept_lag"?`},
 		{"unknown key like none", ok + "watch:\n- name: a\n  subject: {exact: a}\n  zzzzzzzz: 1\n", `7: watch[0].zzzzzzzz: unknown key; known here: name, subject, issuer, fingerprint, extensions, signer, expect`},
-		{"no state", "logs: [" + v1 + `"http://localhost:1"}]`, "1: state: missing; say where to keep what was proven, such as state: file:///var/lib/whosigned"},
-		{"state in a bucket", strings.Replace(ok, "state: s", "state: gs://b/p", 1), "1: state: state in a bucket comes in a later release; use file:///absolute/path"},
-		{"state elsewhere", strings.Replace(ok, "state: s", "state: s3://b", 1), `1: state: "s3://b" is not a place for state; use file:///absolute/path`},
+		{"state in no bucket", strings.Replace(ok, "state: s", "state: gs://B/p", 1), `1: state: "gs://B/p": "B" is not the name of a bucket; it has 3 to 63 lower-case letters, digits, - and _, as in gs://acme-whosigned`},
+		{"an object in no bucket", ok + "trustedRoot: gs://acme\n", `4: trustedRoot: "gs://acme" is a bucket; name an object in it`},
+		{"an object for an inline configuration", ok + "caRootsFile: gs://acme/ca.pem\n", "4: caRootsFile: CA certificates: gs://acme/ca.pem: an inline configuration names no objects of buckets; write what it holds inline, or put both into the bucket"},
+		{"state elsewhere", strings.Replace(ok, "state: s", "state: s3://b", 1), `1: state: "s3://b" is not a place for state; use file:///absolute/path or gs://bucket/prefix`},
 		{"state not absolute", strings.Replace(ok, "state: s", "state: file://a/b", 1), `1: state: "file://a/b" is not absolute; write file:///absolute/path, or a path relative to this file without file://`},
 		{"no logs", "state: s\nlogs: []\n", `2: logs: no logs to watch; list them, such as logs: [{type: rekor-v1, url: "https://rekor.example.com", key: rekor.pub}]`},
 		{"no type", logWith(`{url: "http://localhost:1", key: rekor1.pub}`), "3: logs[0].type: missing; use rekor-v1 or rekor-v2"},
@@ -110,7 +111,7 @@ func TestWhatIsWrongIsPointedAtWithARemedy(t *testing.T) {
 		{"one sink name twice", strings.Replace(ok, "{path: m}", "[{path: m}, {path: n}]", 1), `3: alerts.folder[1].name: the sink at line 3 has the name "folder" too; give each sink a name of its own`},
 		{"bad sink name", strings.Replace(ok, "path: m", "path: m, name: a/b", 1), `3: alerts.folder.name: "a/b" is not a name for a sink; use up to 64 lower-case letters, digits, - and _`},
 		{"no folder", strings.Replace(ok, "path: m", "name: a", 1), "3: alerts.folder.path: missing; name the folder to write .eml files to"},
-		{"several at once, in order", "state: gs://x\nlogs:\n  - {type: x, url: y}\nwach: 1\n", "1: state: state in a bucket comes in a later release; use file:///absolute/path\n3: logs[0].type: unknown type \"x\"; use rekor-v1 or rekor-v2\n3: logs[0].url: \"y\" is not an http:// or https:// URL\n4: wach: unknown key; did you mean \"watch\"?"},
+		{"several at once, in order", "state: s3://x\nlogs:\n  - {type: x, url: y}\nwach: 1\n", "1: state: \"s3://x\" is not a place for state; use file:///absolute/path or gs://bucket/prefix\n3: logs[0].type: unknown type \"x\"; use rekor-v1 or rekor-v2\n3: logs[0].url: \"y\" is not an http:// or https:// URL\n4: wach: unknown key; did you mean \"watch\"?"},
 		{"an alias of nothing", ok + "watch: *gone\n", "4: *gone has no anchor &gone before it"},
 		{"a text for a list", ok + "watch: all\n", "4: watch: want a list, not a text"},
 		{"a list for a text", strings.Replace(ok, "state: s", "state: [s]", 1), "1: state: want a text, not a list"},

@@ -8,37 +8,48 @@ import (
 	"strings"
 	"time"
 
+	"github.com/whosigned/whosigned/pkg/bucket"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/trust"
 )
 
-// path is the absolute path that a text means.
-func (d *document) path(text string) string {
-	if filepath.IsAbs(text) {
-		return filepath.Clean(text)
-	}
-	return filepath.Join(d.dir, text)
-}
-
 func (d *document) state(n node, optional bool) string {
-	if n.none() && optional {
+	if n.none() {
+		if !optional && !inBucket(d.base) {
+			n.warn("missing; say where to keep what was proven, such as state: file:///var/lib/whosigned or state: gs://bucket/prefix, unless WHOSIGNED_STATE in the environment does")
+		}
 		return ""
 	}
-	text := n.required("say where to keep what was proven, such as state: file:///var/lib/whosigned")
+	text := n.text()
 	if text == "" {
 		return ""
 	}
 	folder := func(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
 	scheme, _, hasScheme := strings.Cut(text, "://")
+	if !hasScheme && !filepath.IsAbs(text) {
+		at := d.locate(n, text)
+		if inBucket(at) || at == "" {
+			return at
+		}
+		return folder(at)
+	}
+	if scheme == "gs" {
+		if _, _, err := bucket.Split(text); err != nil {
+			n.fail("%v", err)
+			return ""
+		}
+		return strings.TrimSuffix(text, "/")
+	}
+	if inBucket(d.base) {
+		n.warn("a folder is lost with the instance that a function runs in; use gs://bucket/prefix")
+	}
 	if !hasScheme {
-		return folder(d.path(text))
+		return folder(filepath.Clean(text))
 	}
 	u, err := url.Parse(text)
 	switch {
-	case scheme == "gs":
-		n.fail("state in a bucket comes in a later release; use file:///absolute/path")
 	case scheme != "file" || err != nil:
-		n.fail("%q is not a place for state; use file:///absolute/path", text)
+		n.fail("%q is not a place for state; use file:///absolute/path or gs://bucket/prefix", text)
 	case u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "":
 		n.fail("%q is not absolute; write file:///absolute/path, or a path relative to this file without file://", text)
 	default:
@@ -53,7 +64,11 @@ func (d *document) trustedRoot(n node) *trust.Root {
 	if text == "" {
 		return nil
 	}
-	root, err := trust.ReadTrustedRoot(d.path(text))
+	at := d.locate(n, text)
+	if at == "" {
+		return nil
+	}
+	root, err := trust.ReadTrustedRoot(at, d.read)
 	if err != nil {
 		n.fail("%v", err)
 		return nil
@@ -75,12 +90,16 @@ func (d *document) chains(root *trust.Root, roots, intermediates node) *trust.Ch
 		}
 		return &trust.Chains{}
 	}
-	first := d.path(roots.text())
+	before := len(d.problems)
+	first := d.locate(roots, roots.text())
 	second := intermediates.text()
 	if second != "" {
-		second = d.path(second)
+		second = d.locate(intermediates, second)
 	}
-	chains, err := trust.ReadChains(first, second)
+	if len(d.problems) > before {
+		return &trust.Chains{}
+	}
+	chains, err := trust.ReadChains(first, second, d.read)
 	if err != nil {
 		roots.fail("%v", err)
 		return &trust.Chains{}
@@ -298,8 +317,12 @@ func (d *document) key(n node) (tlog.Key, bool) {
 	}
 	pem := []byte(text)
 	if !strings.Contains(text, "-----BEGIN") {
+		at := d.locate(n, text)
+		if at == "" {
+			return tlog.Key{}, false
+		}
 		var err error
-		if pem, err = trust.ReadFile(d.path(text)); err != nil {
+		if pem, err = d.read(at); err != nil {
 			n.fail("cannot read the key: %v", err)
 			return tlog.Key{}, false
 		}

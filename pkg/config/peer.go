@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/whosigned/whosigned/pkg/entry"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
@@ -25,7 +27,7 @@ var (
 func (d *document) idle(top map[string]node) {
 	for _, name := range peerIdle {
 		n := top[name]
-		if n.none() {
+		if n.none() || d.refuseSecrets(field{name, n}) {
 			continue
 		}
 		text := "rekor-monitor's key is accepted and has no effect yet"
@@ -42,14 +44,57 @@ func (d *document) idle(top map[string]node) {
 	}
 }
 
-func (n node) holdsSecret() bool {
-	if _, scalar := n.scalar(); scalar || n.isList() {
+// refuseSecrets points at every secret in or below a key that has no meaning here,
+// if the configuration is in a bucket, and reports whether there are any.
+func (d *document) refuseSecrets(e field) bool {
+	if !inBucket(d.base) {
 		return false
 	}
-	return slices.ContainsFunc(n.entries(), func(e field) bool { return looksSecret(e.name) && !e.none() })
+	secrets := e.secrets(0)
+	if e.isSecret() {
+		secrets = []node{e.node}
+	}
+	for _, s := range secrets {
+		s.fail("a secret in a bucket is for all to read who may read the bucket, in its old versions too: remove it, revoke it, and %s", newSecretRemedy)
+	}
+	return len(secrets) > 0
 }
 
-const secretRemedy = "put it in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
+func (n node) holdsSecret() bool { return len(n.secrets(0)) > 0 }
+
+func (e field) isSecret() bool {
+	text, scalar := e.scalar()
+	return looksSecret(e.name) && !e.none() && (text != "" || !scalar)
+}
+
+// secrets are the values below n whose keys look like those of secrets. An alias's
+// are found where its anchor stands.
+func (n node) secrets(depth int) []node {
+	if _, alias := n.raw.(*ast.AliasNode); alias || depth > maxIndirect {
+		return nil
+	}
+	var found []node
+	switch n.value().(type) {
+	case *ast.SequenceNode:
+		for _, item := range n.list() {
+			found = append(found, item.secrets(depth+1)...)
+		}
+	case *ast.MappingNode, *ast.MappingValueNode:
+		for _, e := range n.entries() {
+			if e.isSecret() {
+				found = append(found, e.node)
+			} else {
+				found = append(found, e.secrets(depth+1)...)
+			}
+		}
+	}
+	return found
+}
+
+const (
+	secretRemedy    = "put it in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
+	newSecretRemedy = "put the new one in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
+)
 
 func looksSecret(key string) bool {
 	key = strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(key))

@@ -12,46 +12,19 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/whosigned/whosigned/pkg/trust"
 )
 
 // maxFile is the size limit of a configuration.
 const maxFile = 1 << 20
 
-// Problem is one thing that is wrong with a configuration, and what to do.
-type Problem struct {
-	File string
-	Line int    // from 1; 0 if it concerns no one line
-	Key  string // where in the document: "logs[0].url"
-	Text string
-}
-
-func (p Problem) String() string {
-	s := p.File + ":"
-	if p.Line > 0 {
-		s += fmt.Sprintf("%d:", p.Line)
-	}
-	if p.Key != "" {
-		s += " " + p.Key + ":"
-	}
-	return s + " " + p.Text
-}
-
-// Error is all that is wrong with a configuration.
-type Error struct{ Problems []Problem }
-
-func (e *Error) Error() string {
-	lines := make([]string, len(e.Problems))
-	for i, p := range e.Problems {
-		lines[i] = p.String()
-	}
-	return strings.Join(lines, "\n")
-}
-
 // document is a configuration on its way from YAML; it collects what is wrong
 // with it instead of stopping at the first.
 type document struct {
 	file     string // as shown in messages
-	dir      string // that relative paths are relative to
+	base     string // the folder that relative paths are relative to, or gs://bucket[/prefix]
+	read     trust.Read
 	anchors  map[string]ast.Node
 	aliases  []*ast.AliasNode
 	native   bool // unknown keys are errors
@@ -285,6 +258,9 @@ func (n node) fieldsOr(unknown func(e field, known []string), known ...string) m
 }
 
 func (d *document) unknown(e field, known []string) {
+	if d.refuseSecrets(e) {
+		return
+	}
 	if looksSecret(e.name) {
 		e.fail("secrets do not belong in the configuration; %s", secretRemedy)
 		return
@@ -298,6 +274,9 @@ func (d *document) unknown(e field, known []string) {
 
 // ignored warns of an unknown key, which rekor-monitor passes over.
 func (d *document) ignored(e field, known []string) {
+	if d.refuseSecrets(e) {
+		return
+	}
 	if looksSecret(e.name) {
 		e.warn("unknown key; it is ignored. Secrets do not belong in the configuration: remove it, %s", secretRemedy)
 		return

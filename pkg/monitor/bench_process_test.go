@@ -46,7 +46,7 @@ import (
 // one case is not that of another.
 
 // memoryLimit is the one that main sets.
-const memoryLimit = 96 << 20
+const memoryLimit = 64 << 20
 
 // A job is what one process does.
 type job struct {

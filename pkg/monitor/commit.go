@@ -12,14 +12,30 @@ import (
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
 
+// pace keeps the writes of one document apart, until hurry is closed.
+type pace struct {
+	every time.Duration
+	last  time.Time
+	hurry <-chan struct{}
+}
+
+func (p *pace) wait() {
+	if wait := p.every - time.Since(p.last); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-p.hurry:
+		}
+	}
+	p.last = time.Now()
+}
+
 // logState is a log's document while a run works on it. The scan and the delivery
 // of its alerts both commit to it.
 type logState struct {
 	mu    sync.Mutex
 	doc   *state.Log
 	state *state.State
-	every time.Duration // the shortest time between two commits
-	last  time.Time
+	pace  pace
 	// lost is the error of a commit that another run won: nothing of this log may be
 	// written any more.
 	lost error
@@ -33,10 +49,7 @@ func (s *logState) commit(ctx context.Context, change func(*state.Log)) error {
 	if s.lost != nil {
 		return s.lost
 	}
-	if wait := s.every - time.Since(s.last); wait > 0 {
-		time.Sleep(wait)
-	}
-	s.last = time.Now()
+	s.pace.wait()
 	before := clone(s.doc)
 	change(s.doc)
 	if err := s.state.SaveLog(ctx, s.doc); err != nil {
@@ -56,6 +69,7 @@ func clone(d *state.Log) *state.Log {
 	c := *d
 	c.Gaps, c.Holes, c.Rules = slices.Clone(d.Gaps), slices.Clone(d.Holes), slices.Clone(d.Rules)
 	c.Notices, c.Strays = slices.Clone(d.Notices), slices.Clone(d.Strays)
+	c.Seen, c.Lags = slices.Clone(d.Seen), slices.Clone(d.Lags)
 	c.Outbox, c.Incidents, c.Applied = slices.Clone(d.Outbox), slices.Clone(d.Incidents), slices.Clone(d.Applied)
 	return &c
 }
@@ -82,6 +96,7 @@ type runState struct {
 	mu    sync.Mutex
 	doc   *state.Run
 	state *state.State
+	pace  pace
 	first bool // no log is known yet: this run takes the baselines
 	lost  error
 }
@@ -92,6 +107,7 @@ func (s *runState) commit(ctx context.Context, change func(*state.Run)) error {
 	if s.lost != nil {
 		return s.lost
 	}
+	s.pace.wait()
 	before := *s.doc
 	before.Logs, before.Conditions = maps.Clone(s.doc.Logs), maps.Clone(s.doc.Conditions)
 	before.Outbox, before.Services = slices.Clone(s.doc.Outbox), slices.Clone(s.doc.Services)
@@ -138,6 +154,12 @@ func (s *runState) remember(ctx context.Context, id tlog.ID, url string) error {
 		}
 		d.Logs[id] = url
 	})
+}
+
+func (s *runState) failingSince() *time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doc.FailingSince
 }
 
 // conditions are those of the last run, as committed.

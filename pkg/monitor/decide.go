@@ -171,6 +171,8 @@ func (w *logRun) rebase(dec state.Decision, v tlog.Verdict, now time.Time) (func
 			d.ArchiveFloor = max(d.ArchiveFloor, sizes[len(sizes)-1])
 		}
 		d.Scanned, d.Rollback, d.Stuck, d.Unproven, d.Strays = scanned, nil, nil, nil, nil
+		d.Seen, d.Lags = nil, nil
+		d.Grown(now)
 		// Those above are read again.
 		d.Holes = slices.DeleteFunc(slices.Clone(d.Holes), func(h state.Hole) bool { return h.Index >= scannedOf(d) })
 		for i := range d.Incidents {
@@ -237,6 +239,7 @@ func (w *logRun) skip(dec state.Decision, v tlog.Verdict, now time.Time) (func(*
 	return func(d *state.Log) {
 		from := scannedOf(d)
 		d.Scanned, d.Stuck = &f, nil
+		d.Read()
 		d.Gaps = append(d.Gaps, state.Gap{From: from, To: dec.SkipTo, Reason: dec.Reason, Decision: dec.ID, At: now})
 		d.Notices = append(d.Notices, w.notice("entries %d to %d are skipped by decision of %s: %s", from, dec.SkipTo-1, dec.By, dec.Reason))
 	}, nil

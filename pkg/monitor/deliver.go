@@ -35,6 +35,7 @@ const (
 type delivery struct {
 	r    *run
 	wake []chan struct{}
+	ask  []chan chan struct{} // closed by the sink's goroutine once it has nothing to do
 	wg   sync.WaitGroup
 
 	mu     sync.Mutex
@@ -45,13 +46,13 @@ type delivery struct {
 	passed map[string]map[string]bool // alerts that a sink refused in this run, by sink
 }
 
-func (r *run) startDelivery(ctx context.Context, first outbox) *delivery {
+func (r *run) startDelivery(first outbox) *delivery {
 	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}, down: map[string]bool{}, passed: map[string]map[string]bool{}}
 	for _, s := range r.Sinks {
 		d.passed[s.Name()] = make(map[string]bool) // from here on that sink's goroutine alone
-		wake := make(chan struct{}, 1)
-		d.wake = append(d.wake, wake)
-		d.wg.Go(func() { d.serve(ctx, s, wake) })
+		wake, ask := make(chan struct{}, 1), make(chan chan struct{})
+		d.wake, d.ask = append(d.wake, wake), append(d.ask, ask)
+		d.wg.Go(func() { d.serve(s, wake, ask) })
 	}
 	d.add(first)
 	return d
@@ -130,6 +131,9 @@ func (d *delivery) finish() AlertsResult {
 	for _, b := range d.boxes {
 		for _, p := range b.outbox() {
 			pending[p.Alert] = true
+			if d.result.Oldest == nil || p.Since.Before(*d.result.Oldest) {
+				d.result.Oldest = &p.Since
+			}
 			if !p.Taken {
 				d.result.untaken++
 			}
@@ -139,12 +143,28 @@ func (d *delivery) finish() AlertsResult {
 	return d.result
 }
 
-func (d *delivery) serve(ctx context.Context, sink notify.Sink, wake chan struct{}) {
-	// What was committed is delivered even when the run is being ended.
-	ctx = context.WithoutCancel(ctx)
-	for range wake {
-		for d.flush(ctx, sink) {
+func (d *delivery) serve(sink notify.Sink, wake chan struct{}, ask chan chan struct{}) {
+	for more := true; more; {
+		var idle chan struct{}
+		select {
+		case _, more = <-wake:
+		case idle = <-ask:
 		}
+		// What was committed is delivered even when the run is being ended.
+		for more && d.r.last.Err() == nil && d.flush(d.r.last, sink) {
+		}
+		if idle != nil {
+			close(idle)
+		}
+	}
+}
+
+// settle waits until what is pending now was tried: how the sinks fare is known then.
+func (d *delivery) settle() {
+	for _, ask := range d.ask {
+		idle := make(chan struct{})
+		ask <- idle
+		<-idle
 	}
 }
 
@@ -166,7 +186,7 @@ func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
 	d.mu.Unlock()
 	for _, b := range boxes {
 		keep, cancel := context.WithTimeout(ctx, commitTime)
-		if err := d.settle(keep, b, sink.Name(), acked, refused); err != nil {
+		if err := d.record(keep, b, sink.Name(), acked, refused); err != nil {
 			d.fail(sink.Name(), fmt.Errorf("recording what it acknowledged: %w", err), true)
 		}
 		cancel()
@@ -265,8 +285,8 @@ func (d *delivery) load(ctx context.Context, p state.Pending) (a report.Alert, s
 	return a, len(payload), nil
 }
 
-// settle commits what a sink acknowledged and what it said of the rest.
-func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []string, refused map[string]string) error {
+// record commits what a sink acknowledged and what it said of the rest.
+func (d *delivery) record(ctx context.Context, b outbox, sink string, acked []string, refused map[string]string) error {
 	mine := func(p state.Pending) bool {
 		return slices.Contains(p.Sinks, sink) && (slices.Contains(acked, p.Alert) || refused[p.Alert] != "")
 	}
@@ -299,6 +319,9 @@ func (d *delivery) settle(ctx context.Context, b outbox, sink string, acked []st
 
 // dropUnknown takes sinks that are no longer configured out of a box, and says so.
 func (d *delivery) dropUnknown(b outbox) {
+	if d.r.refused {
+		return // which sinks are configured may not be known
+	}
 	dropped := map[string]int{}
 	change := func(box []state.Pending) []state.Pending {
 		clear(dropped)

@@ -170,7 +170,8 @@ func (w *logRun) dark(err error) error {
 
 // finish says what there is to say about the run as a whole, delivers what is
 // left, and releases the lease.
-func (r *run) finish(ctx context.Context) *Result {
+func (r *run) finish() *Result {
+	r.deliver.settle()
 	for name, n := range r.deliver.stuckSinks() {
 		r.health.lasting("sink:"+name, fmt.Sprintf("sink %q does not take alerts: %s", name, n), "see the error; the alerts wait in the outbox and are tried again in every run")
 	}
@@ -179,8 +180,9 @@ func (r *run) finish(ctx context.Context) *Result {
 	} else {
 		r.clearNotices()
 	}
+	r.copyEvidence()
 	r.result.Alerts = r.deliver.finish()
-	r.conclude(ctx)
+	r.conclude()
 	return &r.result
 }
 
@@ -188,7 +190,7 @@ func (r *run) finish(ctx context.Context) *Result {
 // once, and commits it together with the conditions: neither counts as said
 // without the other.
 func (r *run) sayHealth() error {
-	keep, cancel := r.keep()
+	keep, cancel := r.closing()
 	defer cancel()
 	notices := r.collectNotices()
 	open, say := r.health.reconcile(r.doc.conditions())
@@ -197,6 +199,7 @@ func (r *run) sayHealth() error {
 		r.result.Notices = append(r.result.Notices, n.Text)
 	}
 	say = append(notices, say...)
+	r.sayEach(say)
 	var pending []state.Pending
 	if len(say) > 0 {
 		p, err := r.putAlert(keep, report.Alert{Class: report.ClassHealth, Health: say, Headline: r.firstRunHeadline(), Notes: r.firstRunNotes()})
@@ -219,38 +222,66 @@ func (r *run) sayHealth() error {
 
 // spent writes into the result what this run asked of the network.
 func (r *run) spent() {
+	if r.Client == nil {
+		return
+	}
 	now := r.Client.Stats()
 	r.result.Requests, r.result.Bytes = now.Requests-r.before.Requests, now.Bytes-r.before.Bytes
 }
 
 // conclude writes the result into run.json and releases the lease.
-func (r *run) conclude(ctx context.Context) {
+func (r *run) conclude() {
 	r.spent()
 	slices.SortFunc(r.result.Logs, func(a, b LogResult) int {
 		return compareInfo(tlog.Info{URL: a.URL, ID: a.ID}, tlog.Info{URL: b.URL, ID: b.ID})
 	})
 	r.result.Finished = r.Now().UTC()
-	r.result.Exit = r.result.exit()
+	r.settle()
 	last := r.result
 	last.Findings = nil // they are in findings/
-	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	keep, cancel := r.closing()
 	defer cancel()
 	err := r.doc.commit(keep, func(d *state.Run) {
 		d.Lease = nil
-		d.Last, d.LastRun = last, r.started
-		if !r.result.failed() {
+		d.Last, d.LastRun, d.FailingSince = last, r.started, last.FailingSince
+		if !last.Failed {
 			d.LastGood = r.started
 		}
 	})
 	if err != nil {
 		r.failf("releasing the lease: %v", err)
-		r.result.Exit = r.result.exit()
+		r.settle()
 	}
+}
+
+// settle says how the run went, and for how long runs have gone badly.
+func (r *run) settle() {
+	r.result.settle()
+	r.result.FailingSince, r.result.Overdue = nil, false
+	if !r.result.Failed {
+		return
+	}
+	since := r.doc.failingSince()
+	if since == nil {
+		since = &r.started
+	}
+	r.result.FailingSince = since
+	r.result.Overdue = r.Now().Sub(*since) >= r.Config.Patience
+}
+
+// closing is a context for what ends a run: it is written also when the time for
+// everything else is over.
+func (r *run) closing() (context.Context, context.CancelFunc) {
+	limit := commitTime
+	if r.caller.Err() != nil {
+		limit = r.Grace
+	}
+	return context.WithTimeout(context.WithoutCancel(r.caller), limit)
 }
 
 // firstRunNotes are said with the first health alert of all.
 func (r *run) firstRunNotes() []string {
-	if !r.doc.first {
+	if !r.doc.first || r.refused {
 		return nil
 	}
 	notes := []string{"This is the first run: what each log holds now is taken as the baseline. From here on its history is proven, run by run."}
@@ -310,7 +341,7 @@ func (r *run) clearNotices() {
 		if len(doc.Notices) == 0 {
 			continue
 		}
-		keep, cancel := r.keep()
+		keep, cancel := r.closing()
 		if err := s.commit(keep, func(d *state.Log) { d.Notices = nil }); err != nil {
 			r.failf("log %s: %v", doc.ID, err)
 		}

@@ -65,6 +65,7 @@ func (w *logRun) accuse(ctx context.Context, in *tlog.Incident) (func(*state.Log
 	if err != nil {
 		return nil, err
 	}
+	w.sayIncident(IncidentResult{ID: in.ID, Log: w.info.ID, Kind: string(in.Kind), Proof: in.Proof, Text: in.Text, Opened: now, Evidence: evidence[len(evidence)-1]})
 	return func(d *state.Log) {
 		k := state.Incident{ID: in.ID, Kind: string(in.Kind), Proof: in.Proof, Text: in.Text, Opened: now, Last: now, Evidence: evidence}
 		if i >= 0 {
@@ -139,6 +140,7 @@ func (w *logRun) stray(in *tlog.Incident) error {
 		condition()
 		return errors.New(in.Text)
 	}
+	w.sayIncident(r)
 	p, err := w.putAlert(ctx, w.tamperAlert(in, r.Evidence))
 	if err == nil && p != nil {
 		err = w.doc.commit(ctx, func(d *state.Run) { d.Outbox = append(d.Outbox, *p) })

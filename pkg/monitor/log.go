@@ -94,14 +94,14 @@ func (w *logRun) load() error {
 	switch {
 	case err == nil:
 		w.decisions = notApplied(w.pending[w.info.ID], doc.Applied)
-		w.st = &logState{doc: doc, state: w.State, every: w.CommitEvery}
+		w.st = w.newState(doc)
 		w.deliver.add(w.st)
 		return nil
 	case errors.Is(err, state.ErrNotExist) && known:
 		err = state.Lost(w.info.ID)
 	case errors.Is(err, state.ErrNotExist):
 		w.fresh = true
-		w.st = &logState{doc: w.newDoc(), state: w.State, every: w.CommitEvery}
+		w.st = w.newState(w.newDoc())
 		return nil
 	}
 	if !errors.As(err, &corrupt) && !errors.Is(err, state.ErrNotExist) && !isLost(err) {
@@ -121,11 +121,15 @@ func (w *logRun) load() error {
 		fresh.ArchiveFloor = sizes[len(sizes)-1]
 	}
 	fresh.Notices = append(fresh.Notices, w.notice("its state was gone; a new baseline is taken by decision %s: %s. What the log held before it is not read", w.decisions[i].ID, w.decisions[i].Reason))
-	w.st = &logState{doc: fresh, state: w.State, every: w.CommitEvery}
+	w.st = w.newState(fresh)
 	return nil
 }
 
 func isLost(err error) bool { var lost *state.LostError; return errors.As(err, &lost) }
+
+func (w *logRun) newState(doc *state.Log) *logState {
+	return &logState{doc: doc, state: w.State, pace: pace{every: w.CommitEvery, hurry: w.work.Done()}}
+}
 
 func (w *logRun) newDoc() *state.Log {
 	return &state.Log{ID: w.info.ID, Type: w.info.Type, Origin: w.info.Origin, Service: w.info.URL}
@@ -173,8 +177,8 @@ func (w *logRun) trusted() (*tlog.Checkpoint, error) {
 type archive struct{ w *logRun }
 
 // Keep implements tlog.Archive.
-func (a archive) Keep(ctx context.Context, cp tlog.Checkpoint) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+func (a archive) Keep(_ context.Context, cp tlog.Checkpoint) ([]byte, error) {
+	ctx, cancel := a.w.keep()
 	defer cancel()
 	id := a.w.info.ID
 	if note, err := a.w.State.Checkpoint(ctx, id, cp.Size); err == nil {
@@ -233,6 +237,7 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 		d.Checkpoint, d.CheckpointGrew = string(cp.Note), now
 		d.Origin, d.Size, d.Coverage = cp.Origin, cp.Size, string(w.cfg.Coverage)
 		d.Start, d.Scanned = start, frontier
+		d.Grown(now)
 		if start > 0 {
 			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: start, Reason: why, At: now})
 		}
@@ -314,6 +319,7 @@ func (w *logRun) judge(v tlog.Verdict, trusted *tlog.Checkpoint) error {
 		}
 		changes = append(changes, change)
 	}
+	changes = append(changes, func(d *state.Log) { d.Lags = lags(d.Lags, d.Lag(now)) })
 	frozen := hasProof(w.st.read()) && w.decision(state.TakeBaseline) == nil || v.Incident != nil && v.Incident.Proof
 	err = w.st.commit(ctx, func(d *state.Log) {
 		w.follow(d, v, trusted, frozen, now)
@@ -363,6 +369,7 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 		}
 	}
 	d.Checkpoint, d.Size = string(v.Trusted.Note), v.Trusted.Size
+	d.Grown(now)
 	d.Strays = slices.DeleteFunc(slices.Clone(d.Strays), func(s uint64) bool { return s == v.Trusted.Size })
 	if c := string(w.cfg.Coverage); d.Coverage != c {
 		if d.Coverage != "" && w.cfg.Coverage == config.Consistency {

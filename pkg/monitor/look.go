@@ -78,7 +78,7 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	for _, s := range m.Sinks {
 		c.Sinks = append(c.Sinks, s.Name())
 	}
-	r := &run{Monitor: m, work: ctx, services: map[string]bool{}, doc: &runState{doc: doc}}
+	r := &run{Monitor: m, work: ctx, last: context.WithoutCancel(ctx), services: map[string]bool{}, doc: &runState{doc: doc}}
 	for _, url := range doc.Services {
 		r.services[url] = true
 	}
@@ -175,7 +175,7 @@ func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, started: started, before: before, work: ctx, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r := &run{Monitor: m, started: started, before: before, work: ctx, last: context.WithoutCancel(ctx), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool)}
 	w.result = LogResult{ID: w.info.ID, Origin: w.info.Origin, Type: w.info.Type, URL: w.info.URL, TreeID: w.info.TreeID, Coverage: config.Full, Status: StatusOK}
@@ -285,6 +285,10 @@ func (e *NoLogError) Error() string { return e.text }
 // next run.
 func (m *Monitor) Accept(ctx context.Context, d state.Decision) (id string, err error) {
 	m.defaults()
+	d.At = m.Now().UTC()
+	if d.Kind == state.TestAlert {
+		return m.State.PutDecision(ctx, d)
+	}
 	doc, err := m.State.LoadRun(ctx)
 	var corrupt *state.CorruptError
 	gone := isLost(err) || errors.As(err, &corrupt)
@@ -320,7 +324,6 @@ func (m *Monitor) Accept(ctx context.Context, d state.Decision) (id string, err 
 			return "", err
 		}
 	}
-	d.At = m.Now().UTC()
 	return m.State.PutDecision(ctx, d)
 }
 

@@ -56,9 +56,18 @@ type Monitor struct {
 	// SliceEntries bounds a slice; default 65,536. A slice also ends after 30 s, 1,000
 	// findings, or 100 leaves that do not parse.
 	SliceEntries int
-	// CommitEvery is the shortest time between two commits of a log; default none. A
-	// bucket takes about one write a second per object.
+	// CommitEvery is the shortest time between two commits of one document; default
+	// what State's store asks for.
 	CommitEvery time.Duration
+	// Grace is how long a run goes on keeping and delivering what it has once its
+	// context has ended; then it is over in as long again. Default 1 min.
+	Grace time.Duration
+	// Trouble is what went wrong on the way to this run, such as a secret that cannot
+	// be read: the run is made all the same, and counts as one that failed.
+	Trouble []string
+	// Evidence is where incidents are copied to, such as a bucket that nobody can
+	// delete from; default nowhere.
+	Evidence *state.State
 	// Again is how long to wait before each further look at what counts against a
 	// log; default 0.2 s and 2 s.
 	Again []time.Duration
@@ -93,6 +102,12 @@ func (m *Monitor) defaults() {
 	if len(m.Again) == 0 {
 		m.Again = []time.Duration{200 * time.Millisecond, 2 * time.Second}
 	}
+	if m.CommitEvery == 0 && m.State != nil {
+		m.CommitEvery = m.State.Pace()
+	}
+	if m.Grace == 0 {
+		m.Grace = commitTime
+	}
 	if m.delivery == 0 {
 		m.delivery = deliveryTime
 	}
@@ -108,14 +123,16 @@ type run struct {
 	started time.Time
 	before  tlog.Stats // what the client had done for other runs
 	// work ends with the budget or when the caller's context does; what has to be
-	// kept is kept after that, on contexts of its own.
-	work      context.Context
-	workers   workers
-	health    *health
-	deliver   *delivery
-	doc       *runState
-	keys      []state.Decision // accepted keys
-	forgotten []tlog.ID        // logs that are not configured any more
+	// kept or delivered is so until last ends, Grace after the caller's context.
+	caller, work, last context.Context
+	workers            workers
+	health             *health
+	deliver            *delivery
+	doc                *runState
+	keys               []state.Decision // accepted keys
+	tests              []state.Decision // alerts to send as a test
+	refused            bool             // the configuration is invalid: see Refuse
+	forgotten          []tlog.ID        // logs that are not configured any more
 	// services are those that were watched before this run.
 	services map[string]bool
 	pending  map[tlog.ID][]state.Decision
@@ -133,11 +150,10 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	var cancel context.CancelFunc
-	r.work, cancel = context.WithTimeout(ctx, m.Budget)
-	defer cancel()
+	defer r.clock(ctx)()
 
-	r.deliver = r.startDelivery(ctx, r.doc)
+	r.deliver = r.startDelivery(r.doc)
+	r.testAlerts()
 	found, failed := m.discover(r.work, r.doc.known(), r.keys)
 	r.notWatched(found, failed)
 	for _, f := range failed {
@@ -151,10 +167,25 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	loaded.Wait()
 	r.deliver.begin()
 	logs.Wait()
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		r.failf("interrupted: %v; proven progress is saved, and the next run goes on from there", err)
 	}
-	return r.finish(ctx), nil
+	return r.finish(), nil
+}
+
+// clock starts the run's time. What it returns ends all of its contexts.
+func (r *run) clock(ctx context.Context) (stop context.CancelFunc) {
+	r.caller = ctx
+	work, endWork := context.WithTimeout(ctx, r.Budget)
+	last, endLast := context.WithCancel(context.WithoutCancel(ctx))
+	r.work, r.last = work, last
+	graced := context.AfterFunc(ctx, func() {
+		if sleep(last, r.Grace) == nil {
+			endLast()
+		}
+	})
+	r.doc.pace.hurry = work.Done()
+	return func() { graced(); endLast(); endWork() }
 }
 
 // begin loads run.json and takes the lease; on the very first run it writes
@@ -175,8 +206,11 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	if err := m.State.AcquireLease(ctx, doc, id, started.Add(m.Budget+leaseMargin), started); err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, id: id, started: started, before: m.Client.Stats(), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
-	r.doc = &runState{doc: doc, state: m.State, first: first || len(doc.Logs) == 0}
+	r := &run{Monitor: m, id: id, started: started, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	if m.Client != nil {
+		r.before = m.Client.Stats()
+	}
+	r.doc = &runState{doc: doc, state: m.State, first: first || len(doc.Logs) == 0, pace: pace{every: m.CommitEvery, last: time.Now()}}
 	r.result = Result{
 		Run: id, Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{},
 		Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: append(slices.Clone(m.Config.Warnings), m.unrouted()...),
@@ -184,6 +218,9 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	r.services = make(map[string]bool)
 	for _, url := range doc.Services {
 		r.services[url] = true
+	}
+	for _, t := range m.Trouble {
+		r.failf("%s", t)
 	}
 	if decisionsErr != nil {
 		r.failf("decisions: %v", decisionsErr)
@@ -257,7 +294,11 @@ func (r *run) sortDecisions(all []state.Decision, applied map[string]bool) {
 		if d.Kind == state.AcceptKey {
 			r.keys = append(r.keys, d)
 		}
-		if !applied[d.ID] {
+		switch {
+		case applied[d.ID]:
+		case d.Kind == state.TestAlert:
+			r.tests = append(r.tests, d)
+		default:
 			r.pending[d.Log] = append(r.pending[d.Log], d)
 		}
 	}
@@ -265,14 +306,14 @@ func (r *run) sortDecisions(all []state.Decision, applied map[string]bool) {
 
 // keep is a context for what must be written although the run's time is over.
 func (r *run) keep() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(r.work), commitTime)
+	return context.WithTimeout(r.last, commitTime)
 }
 
 func (r *run) failf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.result.Errors = append(r.result.Errors, fmt.Sprintf(format, args...))
-	r.Logger.Error("run", "error", fmt.Sprintf(format, args...))
+	r.Logger.Error(fmt.Sprintf(format, args...), "run", r.id)
 }
 
 func (r *run) warnf(format string, args ...any) {
@@ -371,6 +412,10 @@ func (r *run) leave(id tlog.ID, url string) {
 // putAlert seals an alert, writes its payload and returns what an outbox holds of
 // it: nothing if no sink takes its class.
 func (r *run) putAlert(ctx context.Context, a report.Alert) (*state.Pending, error) {
+	return r.putAlertFor(ctx, r.sinksFor(a.Class), a)
+}
+
+func (r *run) putAlertFor(ctx context.Context, sinks []string, a report.Alert) (*state.Pending, error) {
 	a.Created, a.Run, a.Config = r.Now().UTC(), r.id, r.Config.Path
 	a.Seal()
 	payload, err := json.MarshalIndent(a, "", "  ")
@@ -385,7 +430,6 @@ func (r *run) putAlert(ctx context.Context, a report.Alert) (*state.Pending, err
 			return nil, err
 		}
 	}
-	sinks := r.sinksFor(a.Class)
 	if len(sinks) == 0 {
 		return nil, nil
 	}

@@ -37,13 +37,19 @@ const maxFindings = 5000
 
 // Result is what a run did. Its JSON is a stable interface.
 type Result struct {
-	Run      string          `json:"run,omitempty"`
-	Version  string          `json:"version,omitempty"`
-	Started  time.Time       `json:"started"`
-	Finished time.Time       `json:"finished"`
-	Exit     int             `json:"exit"`
-	Logs     []LogResult     `json:"logs"`
-	Findings []watch.Finding `json:"findings"`
+	Run      string    `json:"run,omitempty"`
+	Version  string    `json:"version,omitempty"`
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+	Exit     int       `json:"exit"`
+	// Failed: the run could not do its job, or not all of it. FailingSince is the
+	// first run of those in a row that could not, and Overdue says that it is longer
+	// ago than the configuration's patience.
+	Failed       bool            `json:"failed"`
+	FailingSince *time.Time      `json:"failingSince,omitempty"`
+	Overdue      bool            `json:"overdue,omitempty"`
+	Logs         []LogResult     `json:"logs"`
+	Findings     []watch.Finding `json:"findings"`
 	// FindingsCut is how many findings are not listed, but only counted and kept.
 	FindingsCut int               `json:"findingsCut,omitempty"`
 	Incidents   []IncidentResult  `json:"incidents"`
@@ -72,9 +78,14 @@ type LogResult struct {
 	Unparsed int             `json:"unparsed,omitempty"`
 	Holes    int             `json:"holes,omitempty"`    // in all
 	Unproven uint64          `json:"unproven,omitempty"` // entries read outside the proven history in this run
-	Status   Status          `json:"status"`
-	Error    string          `json:"error,omitempty"`
-	Notes    []string        `json:"notes,omitempty"`
+	// Lag is for how long, in seconds, the oldest entry that is still to be read has
+	// been in the proven history; 0 if all is read.
+	Lag int64 `json:"lagSeconds"`
+	// FallingBehind: the lag is more than a day, and grew in each of the last six runs.
+	FallingBehind bool     `json:"fallingBehind,omitempty"`
+	Status        Status   `json:"status"`
+	Error         string   `json:"error,omitempty"`
+	Notes         []string `json:"notes,omitempty"`
 }
 
 // IncidentResult is an incident that no decision has closed.
@@ -101,6 +112,8 @@ type ConditionResult struct {
 type AlertsResult struct {
 	Delivered int `json:"delivered"` // taken by a sink in this run, counted per sink
 	Pending   int `json:"pending"`   // alerts that a sink has not taken yet
+	// Oldest is since when the oldest of them waits.
+	Oldest *time.Time `json:"oldest,omitempty"`
 	// Failed is each sink's last refusal in this run.
 	Failed map[string]string `json:"failed,omitempty"`
 
@@ -119,8 +132,11 @@ func (r *Result) Add(other *Result) {
 	r.Requests += other.Requests
 	r.Bytes += other.Bytes
 	r.Finished = other.Finished
-	r.Exit = r.exit()
+	r.settle()
 }
+
+// settle says how the run went as a whole.
+func (r *Result) settle() { r.Exit, r.Failed = r.exit(), r.failed() }
 
 // exit picks the exit status: the first that applies of tamper, failure, findings.
 func (r *Result) exit() int {

@@ -66,6 +66,7 @@ func (w *logRun) startReading(cp tlog.Checkpoint) error {
 	now := w.Now().UTC()
 	return w.st.commit(ctx, func(d *state.Log) {
 		d.Scanned, d.Start = &f, start
+		d.Grown(now)
 		if start > 0 {
 			d.Gaps = append(d.Gaps, state.Gap{From: 0, To: start, Reason: why, At: now})
 		}
@@ -131,6 +132,7 @@ func (w *logRun) commitSlice(ctx context.Context, slice tlog.Slice, m *matcher) 
 	if err != nil {
 		return err
 	}
+	w.sayFindings(findings)
 	accused := func(*state.Log) {}
 	if slice.Incident != nil {
 		if accused, err = w.accuse(ctx, slice.Incident); err != nil {
@@ -141,6 +143,7 @@ func (w *logRun) commitSlice(ctx context.Context, slice tlog.Slice, m *matcher) 
 	err = w.st.commit(ctx, func(d *state.Log) {
 		d.Scanned = &slice.Frontier
 		d.Entries += slice.To - slice.From
+		d.Read()
 		if d.Stuck != nil && d.Stuck.Index < slice.To {
 			d.Stuck = nil
 		}
@@ -378,6 +381,7 @@ func (w *logRun) unprovenSlice(m *matcher, cp tlog.Checkpoint, from, to uint64, 
 	if err != nil {
 		return from, err
 	}
+	w.sayFindings(findings)
 	err = w.st.commit(ctx, func(d *state.Log) {
 		kept.apply(d)
 		d.Unproven = d.Unproven.Read(string(cp.Note), from, next, missed)
@@ -419,8 +423,7 @@ func (w *logRun) conclude(err error) {
 		}
 		w.health.lasting(key+":unchecked", w.say("it could not be checked: %s", l.Error), "see the error; if the log is down, its status page")
 	}
-	w.Logger.Info("log", "id", l.ID, "origin", l.Origin, "status", l.Status, "size", l.Size, "scanned", l.Scanned,
-		"entries", l.Entries, "findings", l.Findings, "error", l.Error)
+	w.sayLog()
 	w.report(*l, w.findings, incidents)
 }
 
@@ -439,6 +442,10 @@ func (w *logRun) describe(doc *state.Log) []IncidentResult {
 		l.Scanned = doc.Scanned.Size
 	}
 	l.Holes = len(doc.Holes)
+	if w.cfg.Coverage == config.Full {
+		lag := doc.Lag(w.Now())
+		l.Lag, l.FallingBehind = int64(lag/time.Second), lag > fallAfter && grew(doc.Lags)
+	}
 	w.standing(doc, cp)
 	return openIncidents(doc)
 }

@@ -115,34 +115,48 @@ func send(ctx context.Context, sink Sink, alerts []report.Alert) (bool, error) {
 // SMTP_USERNAME and SMTP_PASSWORD from getenv, or from the file that the same name
 // with _FILE points at. Nothing is written or connected to. SENDGRID_HOST, a base
 // URL, replaces SendGrid's own.
+//
+// The error lists the sinks that cannot be opened, and why. Each is still among
+// those returned, under its name and with its classes, but whatever it is sent it
+// fails with that reason, as one that is down: its alerts wait in the outbox (P3)
+// instead of counting as those of a sink that nobody configured.
 func Open(a config.Alerts, getenv func(string) string) ([]Sink, error) {
 	var sinks []Sink
 	var errs []error
 	where := map[string]string{}
-	add := func(place string, s Sink, err error) {
+	add := func(place, name string, classes []string, s Sink, err error) {
+		if other, taken := where[name]; taken {
+			errs = append(errs, fmt.Errorf("%s: a sink named %q is already at %s: give one of them another name", place, name, other))
+			return
+		}
+		where[name] = place
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", place, err))
-			return
+			err = fmt.Errorf("%s: %w", place, err)
+			errs = append(errs, err)
+			r, _ := newRoute(name, classes) // a class that is not one is in err
+			s = unopened{route: r, err: err}
 		}
-		if other, taken := where[s.Name()]; taken {
-			errs = append(errs, fmt.Errorf("%s: a sink named %q is already at %s: give one of them another name", place, s.Name(), other))
-			return
-		}
-		where[s.Name()] = place
 		sinks = append(sinks, s)
 	}
 	for _, e := range a.Emails {
 		s, err := openEmail(e, getenv)
-		add(cmp.Or(e.Where, "alerts.email"), s, err)
+		add(cmp.Or(e.Where, "alerts.email"), cmp.Or(e.Name, "email"), e.Classes, s, err)
 	}
 	for _, f := range a.Folders {
 		s, err := openFolder(f)
-		add(cmp.Or(f.Where, "alerts.folder"), s, err)
+		add(cmp.Or(f.Where, "alerts.folder"), cmp.Or(f.Name, "folder"), f.Classes, s, err)
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
-	}
-	return sinks, nil
+	return sinks, errors.Join(errs...)
+}
+
+// unopened stands for a sink that could not be opened.
+type unopened struct {
+	route
+	err error
+}
+
+func (u unopened) Send(_ context.Context, m report.Message) error {
+	return &SendError{Sink: u.name, Alert: m.ID, Down: true, Err: u.err}
 }
 
 // route is the part of a sink that is the same for all.

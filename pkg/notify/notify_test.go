@@ -183,14 +183,36 @@ func TestOpenPointsAtWhatIsWrong(t *testing.T) {
 		"folder":                {config.Alerts{Folders: []config.Folder{{Where: "whosigned.yaml:7"}}}, key, "path"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sinks, err := Open(c.alerts, c.env)
-			if err == nil || sinks != nil {
-				t.Fatalf("opened %v", sinks)
+			_, err := Open(c.alerts, c.env)
+			if err == nil {
+				t.Fatal("opened")
 			}
 			if s := err.Error(); !strings.Contains(s, "whosigned.yaml:7") || !strings.Contains(s, c.want) {
 				t.Errorf("%q lacks the place or %q", s, c.want)
 			}
 		})
+	}
+}
+
+func TestASinkThatCannotBeOpenedKeepsItsAlertsAndIsDown(t *testing.T) {
+	e := mailTo("sec@acme.com")
+	e.Classes = []string{"tamper"}
+	sinks, err := Open(config.Alerts{Emails: []config.Email{e}, Folders: []config.Folder{{Path: t.TempDir()}}}, env("SENDGRID_API_KEY_FILE", "/nowhere/key"))
+	if err == nil || len(sinks) != 2 {
+		t.Fatalf("Open returned %d sinks and error %v, want both sinks and what is wrong with one", len(sinks), err)
+	}
+	mail := sinks[0]
+	if mail.Name() != "email" || !mail.Takes(report.ClassTamper) || mail.Takes(report.ClassHealth) {
+		t.Errorf("sink %q takes tamper: %v, health: %v; want its own name and classes", mail.Name(), mail.Takes(report.ClassTamper), mail.Takes(report.ClassHealth))
+	}
+	pending := []report.Alert{alert(report.ClassTamper, 1), alert(report.ClassTamper, 2)}
+	acked, err := Deliver(t.Context(), mail, pending)
+	var failed *SendError
+	if len(acked) != 0 || !errors.As(err, &failed) || !failed.Down || !strings.Contains(err.Error(), "/nowhere/key") {
+		t.Errorf("Deliver acknowledged %v with error %v, want nothing, and a sink that is down for its secret", acked, err)
+	}
+	if acked, err := Deliver(t.Context(), sinks[1], pending); len(acked) != 2 || err != nil {
+		t.Errorf("the other sink acknowledged %v with error %v, want both alerts", acked, err)
 	}
 }
 

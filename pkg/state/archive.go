@@ -256,6 +256,34 @@ func (s *State) Incident(ctx context.Context, name string) ([]byte, error) {
 	return s.readHashed(ctx, name)
 }
 
+// CopyIncidents puts every incident object that is not in to there, too.
+func (s *State) CopyIncidents(ctx context.Context, to *State) error {
+	there := make(map[string]bool)
+	for name, err := range to.store.List(ctx, "incidents/") {
+		if err != nil {
+			return err
+		}
+		there[name] = true
+	}
+	var failed []error
+	for name, err := range s.store.List(ctx, "incidents/") {
+		if err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		if there[name] {
+			continue
+		}
+		evidence, err := s.readHashed(ctx, name)
+		if err == nil {
+			err = to.create(ctx, name, evidence)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
 // PutAlert writes an alert's payload, JSON. The ID must follow from all that the
 // alert says: the same payload again is success, another one under the same ID an
 // *ExistsError, since to keep either silently would lose the other.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -38,11 +39,13 @@ type Run struct {
 	Lease    *Lease             `json:"lease,omitempty"`
 	// Last is the result of the last run, as --json prints it. Any value can be
 	// saved; loaded it is a json.RawMessage.
-	Last       any                  `json:"last_result,omitempty"`
-	LastRun    time.Time            `json:"last_run"`
-	LastGood   time.Time            `json:"last_good_run"`
-	Conditions map[string]Condition `json:"conditions,omitempty"`
-	Outbox     []Pending            `json:"outbox,omitempty"`
+	Last     any       `json:"last_result,omitempty"`
+	LastRun  time.Time `json:"last_run"`
+	LastGood time.Time `json:"last_good_run"`
+	// FailingSince is the first run of those in a row that could not do their job.
+	FailingSince *time.Time           `json:"failing_since,omitempty"`
+	Conditions   map[string]Condition `json:"conditions,omitempty"`
+	Outbox       []Pending            `json:"outbox,omitempty"`
 
 	kept
 }
@@ -101,6 +104,11 @@ type Log struct {
 	// Scanned is the compact range of the leaves read, recomputed and proven
 	// against Checkpoint; nil under consistency coverage.
 	Scanned *tlog.Frontier `json:"scanned,omitempty"`
+	// Seen are the sizes that the proven history grew to since the oldest entry that
+	// is still to be read came in, and when; oldest first. It says how old that entry is.
+	Seen []Mark `json:"seen,omitempty"`
+	// Lags are how old, in seconds, that entry was in the last runs, newest last.
+	Lags []int64 `json:"lags,omitempty"`
 	// Start is the index that reading began at.
 	Start uint64 `json:"start"`
 	Gaps  []Gap  `json:"gaps,omitempty"`
@@ -137,6 +145,51 @@ type Log struct {
 	Applied      []string `json:"applied_decisions,omitempty"`
 
 	kept
+}
+
+// Mark says when the proven history had first grown to a size.
+type Mark struct {
+	Size uint64    `json:"size"`
+	At   time.Time `json:"at"`
+}
+
+// maxSeen bounds Seen. Beyond it the two closest in time become one: the lag may be
+// overstated by the time between two marks, never understated.
+const maxSeen = 128
+
+// Grown records that Size is the proven size at a time.
+func (l *Log) Grown(now time.Time) {
+	if n := len(l.Seen); l.Scanned != nil && l.Scanned.Size < l.Size && (n == 0 || l.Seen[n-1].Size < l.Size) {
+		l.Seen = append(l.Seen, Mark{l.Size, now})
+	}
+	for len(l.Seen) > maxSeen {
+		close := 0
+		for i := range len(l.Seen) - 1 {
+			if apart(l.Seen, i) < apart(l.Seen, close) {
+				close = i
+			}
+		}
+		l.Seen[close+1].At = l.Seen[close].At
+		l.Seen = slices.Delete(l.Seen, close, close+1)
+	}
+}
+
+func apart(seen []Mark, i int) time.Duration { return seen[i+1].At.Sub(seen[i].At) }
+
+// Read forgets the marks below what is read now.
+func (l *Log) Read() {
+	for len(l.Seen) > 0 && l.Scanned != nil && l.Seen[0].Size <= l.Scanned.Size {
+		l.Seen = l.Seen[1:]
+	}
+}
+
+// Lag is for how long the oldest entry that is still to be read has been in the
+// proven history; 0 if all is read.
+func (l *Log) Lag(now time.Time) time.Duration {
+	if len(l.Seen) == 0 || l.Scanned == nil || l.Scanned.Size >= l.Size {
+		return 0
+	}
+	return max(0, now.Sub(l.Seen[0].At))
 }
 
 // Notice is a sentence that is to be said once.
@@ -257,6 +310,7 @@ const (
 	SkipTo        DecisionKind = "skip-to"
 	AcceptKey     DecisionKind = "key"
 	CloseIncident DecisionKind = "incident"
+	TestAlert     DecisionKind = "test" // about no log: an alert through every sink
 )
 
 // Decision is decisions/<id>.json: what an operator told us, applied once.

@@ -238,7 +238,7 @@ func TestOpenRefusesWhatIsNotAFolderURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, location := range []string{"", "state", "/var/lib/whosigned", "file://relative/path", "file:relative", "file://", "file:///a?b", "file:///a#b",
-		"http://localhost/", "gs://bucket/prefix", "file:///%zz", "file://" + file, "file://" + file + "/below"} {
+		"http://localhost/", "gs://Bucket/prefix", "gs://", "file:///%zz", "file://" + file, "file://" + file + "/below"} {
 		if _, err := Open(t.Context(), location); err == nil || !strings.Contains(err.Error(), strconv.Quote(location)) {
 			t.Errorf("Open(%q): %v, want an error that names it", location, err)
 		}

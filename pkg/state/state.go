@@ -43,6 +43,7 @@ func logName(id tlog.ID) string { return "state/" + string(id) + ".json" }
 // that they are given, a Run or a Log, belongs to one goroutine.
 type State struct {
 	store   Store
+	pace    time.Duration
 	writer  atomic.Pointer[string] // run ID, the first part of Header.Writer
 	commits atomic.Uint64          // the second
 }
@@ -57,7 +58,8 @@ func New(store Store) *State {
 func (s *State) signAs(run string) { s.writer.Store(&run) }
 
 // Open opens the state at a URL: file:///path is a folder, which is made by the
-// first write and not before.
+// first write and not before; gs://bucket or gs://bucket/prefix is in a bucket,
+// which must exist. Nothing is read yet.
 func Open(ctx context.Context, location string) (*State, error) {
 	u, err := url.Parse(location)
 	if err != nil {
@@ -76,10 +78,20 @@ func Open(ctx context.Context, location string) (*State, error) {
 		}
 		return New(&folder{root: root}), nil
 	case "gs":
-		return nil, fmt.Errorf("state %q: this release keeps state in a folder only: file:///absolute/path", location)
+		store, err := openObjects(ctx, location)
+		if err != nil {
+			return nil, fmt.Errorf("state %q: %w", location, err)
+		}
+		s := New(store)
+		s.pace = 2 * time.Second
+		return s, nil
 	}
-	return nil, fmt.Errorf("state %q: want file:///absolute/path", location)
+	return nil, fmt.Errorf("state %q: want gs://bucket/prefix or file:///absolute/path", location)
 }
+
+// Pace is the shortest time to leave between two writes of one document: 2 s in a
+// bucket, which takes about one write a second of an object; none in a folder.
+func (s *State) Pace() time.Duration { return s.pace }
 
 // LoadRun loads run.json. An error that wraps ErrNotExist says that this is the
 // first run: there is no run.json, and a listing that succeeded found nothing else
@@ -91,7 +103,12 @@ func (s *State) LoadRun(ctx context.Context) (*Run, error) {
 	run := new(Run)
 	err := s.load(ctx, runName, "", run, &run.Header)
 	if errors.Is(err, ErrNotExist) {
-		return nil, s.firstRun(ctx, err)
+		if err = s.firstRun(ctx, err); errors.As(err, new(*LostError)) {
+			// A first run may have begun between the two looks; then it is there now.
+			if again := s.load(ctx, runName, "", run, &run.Header); !errors.Is(again, ErrNotExist) {
+				err = again
+			}
+		}
 	}
 	if err != nil {
 		return nil, err

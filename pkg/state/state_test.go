@@ -322,6 +322,19 @@ func TestOnlyTheAbsenceOfEverythingIsAFirstRun(t *testing.T) {
 	})
 }
 
+func TestAFirstRunThatBeginsBetweenTwoLooksIsNotLostState(t *testing.T) {
+	s, f := newFaulty(t)
+	f.list = func(string) error {
+		f.list = nil
+		mustCreate(t, f, runName, `{"format":1,"min_reader":1}`)
+		mustCreate(t, f, "checkpoints/"+string(logA)+"/1", "")
+		return nil
+	}
+	if _, err := s.LoadRun(t.Context()); err != nil {
+		t.Errorf("LoadRun beside a first run: %v", err)
+	}
+}
+
 func TestALogOfRunJSONWithoutStateIsLost(t *testing.T) {
 	s, _ := newFaulty(t)
 	if _, err := s.LoadLog(t.Context(), logA); !errors.Is(err, ErrNotExist) {

@@ -66,33 +66,34 @@ func (c *Chains) add(raw json.RawMessage) error {
 	return nil
 }
 
-// ReadChains reads CA certificates from PEM files; intermediates may be "".
-func ReadChains(roots, intermediates string) (*Chains, error) {
+// ReadChains reads CA certificates from the PEM at two locations; intermediates
+// may be "".
+func ReadChains(roots, intermediates string, read Read) (*Chains, error) {
 	a := authority{uri: roots, intermediates: x509.NewCertPool()}
 	var err error
-	if a.roots, err = readPool(roots); err != nil {
+	if a.roots, err = readPool(roots, read); err != nil {
 		return nil, err
 	}
 	if intermediates != "" {
-		if a.intermediates, err = readPool(intermediates); err != nil {
+		if a.intermediates, err = readPool(intermediates, read); err != nil {
 			return nil, err
 		}
 	}
 	return &Chains{authorities: []authority{a}}, nil
 }
 
-func readPool(path string) (*x509.CertPool, error) {
-	data, err := ReadFile(path)
+func readPool(location string, read Read) (*x509.CertPool, error) {
+	data, err := read(location)
 	if err != nil {
 		return nil, fmt.Errorf("CA certificates: %w", err)
 	}
 	// The library stops at the first thing that is not PEM, trailing space included.
 	certs, err := cryptoutils.UnmarshalCertificatesFromPEM(bytes.TrimSpace(data))
 	if err != nil {
-		return nil, fmt.Errorf("CA certificates in %s: %w", path, err)
+		return nil, fmt.Errorf("CA certificates in %s: %w", location, err)
 	}
 	if len(certs) == 0 {
-		return nil, fmt.Errorf("CA certificates in %s: no PEM block of type CERTIFICATE", path)
+		return nil, fmt.Errorf("CA certificates in %s: no PEM block of type CERTIFICATE", location)
 	}
 	pool := x509.NewCertPool()
 	for _, cert := range certs {

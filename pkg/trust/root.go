@@ -65,15 +65,19 @@ func (r *Root) At(base string) []Log {
 	return at
 }
 
+// Read reads what is at a location whole: ReadFile does so for paths. It bounds
+// the size; errors name the location.
+type Read func(location string) ([]byte, error)
+
 // ReadTrustedRoot reads a trusted_root.json.
-func ReadTrustedRoot(path string) (*Root, error) {
-	data, err := ReadFile(path)
+func ReadTrustedRoot(location string, read Read) (*Root, error) {
+	data, err := read(location)
 	if err != nil {
 		return nil, fmt.Errorf("trusted root: %w", err)
 	}
 	root, err := ParseTrustedRoot(data)
 	if err != nil {
-		return nil, fmt.Errorf("trusted root %s: %w", path, err)
+		return nil, fmt.Errorf("trusted root %s: %w", location, err)
 	}
 	return root, nil
 }

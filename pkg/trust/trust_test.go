@@ -65,7 +65,7 @@ func TestReadTrustedRootListsEveryRealLog(t *testing.T) {
 			{tlog.RekorV2, "https://log2026-1.us-east4.rekor.sigstage.dev", ""},
 		}, 5, 2},
 	} {
-		root, err := ReadTrustedRoot(shared + tc.file)
+		root, err := ReadTrustedRoot(shared+tc.file, ReadFile)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,10 +172,10 @@ func TestWhatIsNoTrustedRootIsAnError(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, MaxFile+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadTrustedRoot(big); err == nil || !strings.Contains(err.Error(), "larger than") {
+	if _, err := ReadTrustedRoot(big, ReadFile); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("got %v for a file beyond the limit, want an error that says so", err)
 	}
-	if _, err := ReadTrustedRoot(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := ReadTrustedRoot(dir, ReadFile); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("got %v for a folder, want an error that says so", err)
 	}
 	for _, data := range []string{"", "{", "[]", "{}", `{"mediaType": "application/json"}`, `{"tlogs": 7}`} {
@@ -186,15 +186,15 @@ func TestWhatIsNoTrustedRootIsAnError(t *testing.T) {
 }
 
 func TestRealCertificatesChain(t *testing.T) {
-	public, err := ReadTrustedRoot(shared + "trusted_root_public_good.json")
+	public, err := ReadTrustedRoot(shared+"trusted_root_public_good.json", ReadFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	staging, err := ReadTrustedRoot(shared + "trusted_root_staging.json")
+	staging, err := ReadTrustedRoot(shared+"trusted_root_staging.json", ReadFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	local, err := ReadTrustedRoot("testdata/scaffolding_root.json")
+	local, err := ReadTrustedRoot("testdata/scaffolding_root.json", ReadFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,11 +298,11 @@ func TestCheckVerifiesAtNotBefore(t *testing.T) {
 	unknownCritical := func(c *x509.Certificate) {
 		c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 	}
-	full, err := ReadChains(write(t, root), write(t, link))
+	full, err := ReadChains(write(t, root), write(t, link), ReadFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rootOnly, err := ReadChains(write(t, other, root), "")
+	rootOnly, err := ReadChains(write(t, other, root), "", ReadFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +353,7 @@ func TestReadChainsNamesTheFileThatIsWrong(t *testing.T) {
 	for _, tc := range []struct{ roots, intermediates, want string }{
 		{"missing.pem", "", "missing.pem"}, {good, "gone.pem", "gone.pem"}, {empty, "", empty}, {good, garbage, garbage},
 	} {
-		if _, err := ReadChains(tc.roots, tc.intermediates); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := ReadChains(tc.roots, tc.intermediates, ReadFile); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("ReadChains(%q, %q): got %v, want an error that names %s", tc.roots, tc.intermediates, err, tc.want)
 		}
 	}

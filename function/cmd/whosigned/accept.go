@@ -66,7 +66,7 @@ its reason; the next run applies it once and announces it to every sink.
 				return err
 			}
 			if m.State == nil {
-				return usage(fmt.Errorf("%s: no state: is configured", f.config))
+				return usage(fmt.Errorf("%s: no state: is configured; say where it is: WHOSIGNED_STATE=gs://BUCKET in the environment", f.config))
 			}
 			decision, err := m.Accept(c.Context(), d)
 			if err != nil {

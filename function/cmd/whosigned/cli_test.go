@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //	json -set NAME PATH       puts one into the environment
 //	examples COMMAND LOG      runs every example in a command's help; one that goes on
 //	                          until interrupted is interrupted when LOG is asked
+//	cloud CONFIG STATE        serves Google Cloud with an installation: see cloud_test.go
 //	mails                     puts subject and text of what is in ./mail on stdout, oldest first
 func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -58,6 +59,7 @@ func TestCommandLine(t *testing.T) {
 			"interrupt": positive("interrupt", cmdInterrupt),
 			"killed":    positive("killed", cmdKilled),
 			"json":      positive("json", cmdJSON),
+			"cloud":     positive("cloud", cmdCloud),
 			"mails":     positive("mails", cmdMails),
 			"examples":  positive("examples", cmdExamples),
 		},

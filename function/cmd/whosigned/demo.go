@@ -304,7 +304,7 @@ func without(t *tlogtest.Tree, indexes ...uint64) (*tlogtest.Tree, error) {
 
 // pass makes one run and shows what it says and sends.
 func (s *story) pass(ctx context.Context, want int) error {
-	cfg, err := config.Load(s.cfg)
+	cfg, err := config.Load(ctx, s.cfg)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func startTrillian(t testing.TB) *trillian {
 	}
 	data := filepath.Join(dir, "data")
 	command(t, nil, "mariadb-install-db", "--no-defaults", "--user="+me.Username, "--datadir="+data,
-		"--auth-root-authentication-method=normal", "--skip-test-db")
+		"--auth-root-authentication-method=normal", "--skip-test-db", "--tmpdir="+dir)
 
 	tr := &trillian{socket: filepath.Join(dir, "mariadb.sock"), port: freePort(t)}
 	db := start(t, "mariadb", "mariadbd", "--no-defaults", "--user="+me.Username, "--datadir="+data,

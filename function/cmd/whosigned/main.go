@@ -25,7 +25,7 @@ func run() int {
 	// A run's memory is bounded by its read-ahead budget; the limit keeps the
 	// collector from letting garbage double that.
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(96 << 20)
+		debug.SetMemoryLimit(64 << 20)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -124,7 +124,7 @@ Exit status of run and scan; the first that applies:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 	})
-	root.AddCommand(newRun(), newScan(), newCheck(), newAccept(), newDemo())
+	root.AddCommand(newRun(), newScan(), newCheck(), newAccept(), newStatus(), newTestAlert(), newDemo())
 	return root
 }
 

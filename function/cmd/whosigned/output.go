@@ -1,10 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
@@ -68,6 +73,9 @@ func printResult(w io.Writer, r *monitor.Result) {
 			p.line("          %s · %s", string(l.Type), read(&l))
 			p.line("          id %s", string(l.ID))
 		}
+		if l.Lag > 0 || l.FallingBehind {
+			p.line("          %s", behind(&l))
+		}
 		if l.Error != "" {
 			p.line("          error: %s", l.Error)
 		}
@@ -77,18 +85,7 @@ func printResult(w io.Writer, r *monitor.Result) {
 	}
 	p.findings(r)
 	for _, i := range r.Incidents {
-		kind := "suspicion"
-		if i.Proof {
-			kind = "PROOF"
-		}
-		p.line("\nTAMPERING (%s), incident %s of log %s", kind, i.ID, string(i.Log))
-		p.line("  %s", i.Text)
-		if i.Ended != nil {
-			p.line("  no longer seen since %s; on file until accepted", i.Ended.Format("2006-01-02 15:04 MST"))
-		}
-		if i.Evidence != "" {
-			p.line("  evidence: %s", i.Evidence)
-		}
+		p.incident(i)
 	}
 	for _, n := range r.Notices {
 		p.line("notice: %s", n)
@@ -97,7 +94,7 @@ func printResult(w io.Writer, r *monitor.Result) {
 		if !c.Said {
 			continue // most trouble passes by itself, and the log's own line tells of it
 		}
-		p.line("health: %s (since %s)", c.Text, c.Since.Format("2006-01-02 15:04 MST"))
+		p.line("health: %s (since %s)", c.Text, c.Since.Format(minutes))
 	}
 	for sink, text := range r.Alerts.Failed {
 		p.line("sink %s failed: %s", sink, text)
@@ -105,7 +102,35 @@ func printResult(w io.Writer, r *monitor.Result) {
 	for _, e := range r.Errors {
 		p.line("error: %s", e)
 	}
+	if r.FailingSince != nil && r.FailingSince.Before(r.Started) {
+		overdue := ""
+		if r.Overdue {
+			overdue = ", longer than the configuration's patience"
+		}
+		p.line("runs do not do their job since %s%s", r.FailingSince.Format(minutes), overdue)
+	}
+	if r.Alerts.Oldest != nil && r.Alerts.Oldest.Before(r.Started) {
+		p.line("an alert is undelivered since %s", r.Alerts.Oldest.Format(minutes))
+	}
 	p.line("\nalerts: %d delivered, %d pending · %d requests, %.1f MB · exit %d (%s)", r.Alerts.Delivered, r.Alerts.Pending, r.Requests, float64(r.Bytes)/1e6, r.Exit, meaning[r.Exit])
+}
+
+// minutes is the form of a time for people.
+const minutes = "2006-01-02 15:04 MST"
+
+func (p printer) incident(i monitor.IncidentResult) {
+	kind := "suspicion"
+	if i.Proof {
+		kind = "PROOF"
+	}
+	p.line("\nTAMPERING (%s), incident %s of log %s", kind, i.ID, string(i.Log))
+	p.line("  %s", i.Text)
+	if i.Ended != nil {
+		p.line("  no longer seen since %s; on file until accepted", i.Ended.Format(minutes))
+	}
+	if i.Evidence != "" {
+		p.line("  evidence: %s", i.Evidence)
+	}
 }
 
 // read says how far a log was read, and what was found.
@@ -118,6 +143,15 @@ func read(l *monitor.LogResult) string {
 		found = fmt.Sprintf("%d found, %d of them expected", l.Findings, l.Expected)
 	}
 	return fmt.Sprintf("size %d · read up to %d · %d new · %s", l.Size, l.Scanned, l.Entries, found)
+}
+
+// behind says how much of a log is still to be read, and for how long it has been.
+func behind(l *monitor.LogResult) string {
+	text := fmt.Sprintf("%d unread, the oldest for %s", l.Size-min(l.Scanned, l.Size), age(time.Duration(l.Lag)*time.Second))
+	if l.FallingBehind {
+		text += "; FALLING BEHIND: more comes in than is read"
+	}
+	return text
 }
 
 func (p printer) findings(r *monitor.Result) {
@@ -224,4 +258,122 @@ func notUsed(configured string) string {
 		return ""
 	}
 	return "; not used: " + configured
+}
+
+// printStatus tells a status to people.
+func printStatus(w io.Writer, s *status) error {
+	p := printer{w}
+	switch {
+	case s.Healthy:
+		p.line("healthy")
+	case s.Exit == monitor.ExitTamper:
+		p.line("NOT HEALTHY: tampering")
+	default:
+		p.line("NOT HEALTHY")
+	}
+	for _, b := range s.Problems {
+		p.line("\nproblem       %s", b.What)
+		p.line("  next        %s", b.Next)
+	}
+	p.line("")
+	p.deployment(s)
+	p.row("configuration", s.Config)
+	p.line("%-13s %s", "state", s.State)
+	p.row("version", s.Version)
+	p.runs(s)
+	for _, n := range s.Notes {
+		p.line("%-13s %s", "note", n)
+	}
+	if err := p.logs(s); err != nil {
+		return err
+	}
+	for _, i := range s.Incidents {
+		p.incident(i)
+	}
+	for _, c := range s.Health {
+		said := "not alerted yet: it has not lasted"
+		if c.Said {
+			said = "alerted"
+		}
+		p.line("\nhealth        %s (for %s; %s)", c.Text, s.ago(c.Since), said)
+	}
+	for _, u := range s.Undelivered {
+		p.line("\nundelivered   %s alert %s for %s, waiting for %s", u.Class, u.Alert, s.ago(u.Since), strings.Join(u.Sinks, ", "))
+		for _, sink := range slices.Sorted(maps.Keys(u.Refused)) {
+			p.line("  %s: %s", sink, u.Refused[sink])
+		}
+	}
+	return nil
+}
+
+// row is a line of a table, if there is something to say.
+func (p printer) row(name, value string) {
+	if value != "" {
+		p.line("%-13s %s", name, value)
+	}
+}
+
+func (p printer) deployment(s *status) {
+	if d := s.Deployment; d != nil {
+		p.line("%-13s %s in %s of %s: %s", "function", d.Name, d.Region, d.Project, d.State)
+		p.row("runtime", d.Runtime)
+		p.row("revision", d.Revision)
+		if d.Updated != nil {
+			p.line("%-13s %s (%s ago)", "updated", d.Updated.UTC().Format(minutes), s.ago(*d.Updated))
+		}
+		p.row("source", d.Source)
+		p.row("service", d.URL)
+	}
+	if j := s.Job; j != nil {
+		p.line("%-13s %s (%s), job %s", "schedule", j.Schedule, j.TimeZone, j.State)
+		attempt := "none yet"
+		if j.LastAttempt != "" {
+			attempt = j.LastAttempt + ": " + j.outcome()
+		}
+		p.row("last attempt", attempt)
+		p.row("next attempt", j.Next)
+	}
+}
+
+func (p printer) runs(s *status) {
+	if s.Running != nil {
+		p.line("%-13s run %s; its lease ends in %s", "at work", s.Running.Run, age(s.Running.Expires.Sub(s.At)))
+	}
+	if s.LastRun != nil {
+		p.line("%-13s %s (%s ago): exit %d (%s)", "last run", s.LastRun.Started.UTC().Format(minutes), s.ago(s.LastRun.Started), s.LastRun.Exit, meaning[s.LastRun.Exit])
+	}
+	if s.LastGoodRun != nil {
+		p.line("%-13s %s (%s ago)", "last good", s.LastGoodRun.UTC().Format(minutes), s.ago(*s.LastGoodRun))
+	} else {
+		p.row("last good", "none yet")
+	}
+}
+
+// logs is a table of how each log stands.
+func (p printer) logs(s *status) error {
+	if len(s.Logs) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
+	row := printer{t}
+	row.line("\nLOG\tSTATUS\tSIZE\tSCANNED\tUNREAD\tLAG\tREAD IN ALL")
+	for _, l := range s.Logs {
+		name, lag, scanned := cmp.Or(l.Origin, l.URL), "-", fmt.Sprint(l.Scanned)
+		if l.Unread > 0 {
+			lag = age(time.Duration(l.Lag) * time.Second)
+		}
+		if l.Coverage == string(config.Consistency) {
+			scanned = "history only"
+		}
+		row.line("%s\t%s\t%d\t%s\t%d\t%s\t%d", name, string(l.Status), l.Size, scanned, l.Unread, lag, l.Entries)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, l := range s.Logs {
+		if l.Error != "" {
+			p.line("  %s: %s", cmp.Or(l.Origin, l.URL), l.Error)
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,18 +31,21 @@ type flags struct {
 }
 
 func (f *flags) common(c *cobra.Command) {
-	c.Flags().StringVar(&f.config, "config", "", "configuration `FILE` (YAML; rekor-monitor's files work too)")
+	c.Flags().StringVar(&f.config, "config", "", "configuration: a `FILE` or gs://bucket/object (YAML; rekor-monitor's files work too)")
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "log what is done, on stderr")
 	if err := c.MarkFlagRequired("config"); err != nil {
 		panic(err) // the flag was defined above
 	}
-	c.PreRunE = func(c *cobra.Command, _ []string) error {
-		// cobra does this itself, but later, and then its errors look like any other.
-		if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
-			return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
-		}
-		return nil
+	c.PreRunE = func(c *cobra.Command, _ []string) error { return checkFlags(c) }
+}
+
+// checkFlags does what cobra does itself, but later, and then its errors look like
+// any other.
+func checkFlags(c *cobra.Command) error {
+	if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+		return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 	}
+	return nil
 }
 
 func (f *flags) result(c *cobra.Command) {
@@ -67,7 +71,7 @@ func (f *flags) open(c *cobra.Command) (*monitor.Monitor, error) {
 // openSilent makes a monitor that alerts nobody, and so needs no secrets: a scan
 // or a decision is made from a laptop that has none.
 func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
-	cfg, err := config.Load(f.config)
+	cfg, err := config.Load(c.Context(), f.config)
 	if err != nil {
 		return nil, usage(err)
 	}
@@ -88,8 +92,10 @@ func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 	}, nil
 }
 
-// openState opens the configured state; a scan alone needs none.
+// openState opens the configured state, or that of WHOSIGNED_STATE; a scan alone
+// needs none.
 func openState(ctx context.Context, cfg *config.Config) (*state.State, error) {
+	cfg.State = cmp.Or(os.Getenv("WHOSIGNED_STATE"), cfg.State)
 	if cfg.State == "" {
 		return nil, nil
 	}
@@ -116,9 +122,9 @@ func logger(w io.Writer, verbose bool) *slog.Logger {
 }
 
 func newRun() *cobra.Command {
-	f := &flags{}
+	f, far := &flags{}, &remote{}
 	c := &cobra.Command{
-		Use:   "run --config FILE",
+		Use:   "run (--config FILE | --remote --project ID --region REGION)",
 		Short: "Make one pass over all logs: prove, read, match, alert",
 		Long: `Make one pass over all configured logs. Each is proven consistent with what was seen
 before, every entry since is read, hashed into the signed root and held against
@@ -129,12 +135,17 @@ head); with "start: 0" at the first. If a log holds more than schedule and budge
 read, the pass says so in figures and refuses, unless the log has accept_lag: true.
 
 Ctrl-C ends the pass with its proven progress saved, and status 1. With --every and
---json each pass prints one JSON document.`,
+--json each pass prints one JSON document.
+` + remoteHelp,
 		Example: `  whosigned run --config whosigned.yaml
   whosigned run --config whosigned.yaml --every 1h          # until interrupted
-  whosigned run --config whosigned.yaml --json | jq .findings`,
+  whosigned run --config whosigned.yaml --json | jq .findings
+  whosigned run --remote --project acme-security --region europe-west1`,
 		Args: flagsOnly,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if far.on {
+				return far.run(c, f)
+			}
 			m, err := f.open(c)
 			if err != nil {
 				return err
@@ -143,7 +154,7 @@ Ctrl-C ends the pass with its proven progress saved, and status 1. With --every 
 				return f.scanAll(c, m)
 			}
 			if m.State == nil {
-				return usage(fmt.Errorf("%s: no state: is configured; a run keeps what it has proven: state: file:///path", f.config))
+				return usage(fmt.Errorf("%s: no state: is configured; a run keeps what it has proven: state: file:///path, or WHOSIGNED_STATE=gs://BUCKET in the environment", f.config))
 			}
 			return f.loop(c, m)
 		},
@@ -152,6 +163,7 @@ Ctrl-C ends the pass with its proven progress saved, and status 1. With --every 
 	f.result(c)
 	f.schedule(c)
 	c.Flags().DurationVar(&f.every, "every", 0, "run again `INTERVAL` after the start of the last pass, until interrupted (default one pass)")
+	far.flags(c)
 	return c
 }
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 )
 
 // SendGrid is an http.Handler that stands in for https://api.sendgrid.com: point
@@ -70,6 +71,13 @@ func ErrorBody(message, field, help string) string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// SetKey replaces Key, as somebody does who rotates it.
+func (s *SendGrid) SetKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Key = key
 }
 
 // Next queues answers, one for each of the next requests.
@@ -210,6 +218,9 @@ type request struct {
 }
 
 func parse(body []byte) (Mail, *invalid) {
+	if bad := strict(body); bad != nil {
+		return Mail{}, bad
+	}
 	var r request
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
@@ -240,6 +251,59 @@ func parse(body []byte) (Mail, *invalid) {
 		}
 	}
 	return m, nil
+}
+
+// strict refuses what encoding/json lets pass: text that is not UTF-8, a second
+// value, null, a name given twice, and names in another case.
+func strict(body []byte) *invalid {
+	if !utf8.Valid(body) {
+		return &invalid{"Bad Request: the body is not UTF-8.", ""}
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if bad := strictValue(d, "", false); bad != nil {
+		return bad
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return &invalid{"Bad Request: there is more than one JSON value.", ""}
+	}
+	return nil
+}
+
+// strictValue reads a value that is at a path; in open ones any name is allowed.
+func strictValue(d *json.Decoder, path string, open bool) *invalid {
+	token, err := d.Token()
+	if err != nil {
+		return &invalid{"Bad Request: " + err.Error(), path}
+	}
+	if token == nil {
+		return &invalid{"Invalid type. Given: null.", path}
+	}
+	delim, nested := token.(json.Delim)
+	seen := map[string]bool{}
+	for n := 0; nested && d.More(); n++ {
+		name := fmt.Sprint(n)
+		if delim == '{' {
+			key, err := d.Token()
+			if err != nil {
+				return &invalid{"Bad Request: " + err.Error(), path}
+			}
+			name = fmt.Sprint(key)
+			if seen[name] || !open && strings.ToLower(name) != name {
+				return &invalid{"Additional property " + name + " is not allowed.", path}
+			}
+			seen[name] = true
+		}
+		field := strings.TrimPrefix(path+"."+name, ".")
+		if bad := strictValue(d, field, field == "headers" || field == "custom_args"); bad != nil {
+			return bad
+		}
+	}
+	if nested {
+		if _, err := d.Token(); err != nil { // the closing bracket
+			return &invalid{"Bad Request: " + err.Error(), path}
+		}
+	}
+	return nil
 }
 
 func recipients(r request) *invalid {

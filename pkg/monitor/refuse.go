@@ -1,0 +1,79 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/state"
+)
+
+// Refuse is the run of an invalid configuration: it watches nothing and leaves
+// every log's state as it is, but says what is wrong: as a health condition, opened
+// once for each generation of the configuration and closed by the first run with a
+// valid one. It needs State, and Config with as much as could be read; alerts go to
+// Sinks, and those for sinks that are not among them stay in the outbox.
+//
+// The error is for a run that could not begin, as that of [Monitor.Run].
+func (m *Monitor) Refuse(ctx context.Context, generation string, problem error) (*Result, error) {
+	m.defaults()
+	r, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.refused = true
+	defer r.clock(ctx)()
+	r.deliver = r.startDelivery(r.doc)
+	r.deliver.begin()
+	text := "the configuration is invalid, and nothing is watched: " + problem.Error()
+	r.failf("%s", text)
+	for key := range r.doc.conditions() {
+		if !strings.HasPrefix(key, configKey) {
+			r.health.hold(key) // not judged
+		}
+	}
+	r.health.atOnce(configKey+generation, text, "mend the configuration, or put its last version back; the next run reads it anew")
+	return r.finish(), nil
+}
+
+const configKey = "config:"
+
+// testAlerts sends an alert to every sink, whatever class it takes, for each
+// decision that asks for one.
+func (r *run) testAlerts() {
+	if len(r.tests) == 0 {
+		return
+	}
+	ctx, cancel := r.keep()
+	defer cancel()
+	for _, dec := range r.tests {
+		if err := r.testAlert(ctx, dec); err != nil {
+			r.failf("the test alert of decision %s: %v", dec.ID, err)
+		}
+	}
+}
+
+func (r *run) testAlert(ctx context.Context, dec state.Decision) error {
+	var all []string
+	for _, s := range r.Sinks {
+		all = append(all, s.Name())
+	}
+	p, err := r.putAlertFor(ctx, all, report.Alert{
+		Class: report.ClassHealth, Headline: "test alert: this is only a test",
+		Health: []report.Health{{Key: "test:" + dec.ID, State: report.Notice, Since: dec.At,
+			Text: fmt.Sprintf("%s asked for a test alert through every sink: %s", dec.By, dec.Reason)}},
+		Notes: []string{"Nothing is wrong. That you read this shows that alerts reach you."},
+	})
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		err := r.doc.commit(ctx, func(d *state.Run) { d.Outbox = append(d.Outbox, *p) })
+		if err != nil {
+			return err
+		}
+	}
+	r.wasApplied(dec)
+	return nil
+}
