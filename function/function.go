@@ -78,7 +78,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		endpoint: e, started: started, trigger: trigger(r.Header), version: version(e.getenv),
 		logger: newLogger(e.log, slog.LevelInfo).With(traced(r.Header, e.getenv("GOOGLE_CLOUD_PROJECT"))...),
 	}
-	ctx, done, ok := e.stop.begin(r.Context(), in.late)
+	ctx, done, ok := e.stop.begin(r.Context(), func() { in.late(errStopped) })
 	if !ok {
 		refuse(w, http.StatusServiceUnavailable, "this instance is being stopped; send the request again")
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/monitor"
@@ -71,14 +72,16 @@ const lateAfter = 3 * time.Hour
 // say writes the line of an invocation, once.
 func (in *invocation) say(o outcome) { in.said.Do(func() { in.write(o) }) }
 
-// late writes the line of an invocation that the process does not wait for.
-func (in *invocation) late() {
-	in.say(outcome{kind: failed, err: fmt.Errorf("%w, and the run had not ended %v later; its lease expires by itself, and the next run goes on from what was committed", errStopped, stopTime)})
+// late writes the line of an invocation that nobody waits for any more.
+func (in *invocation) late(why error) {
+	in.say(outcome{kind: failed, err: fmt.Errorf("%w, and the run had not ended by then; its lease expires by itself, and the next run goes on from what was committed", why)})
 }
 
 func (in *invocation) write(o outcome) {
 	l := runLine{
 		Version: in.version, Trigger: in.trigger, Outcome: o.kind, Failed: o.err != nil && o.kind != busy,
+		// Without a result nobody knows since when: that counts as too long.
+		Overdue:  o.err != nil && o.kind != busy,
 		Duration: time.Since(in.started).Seconds(), Memory: memoryUsed(), Logs: []logStatus{}, Errors: []string{},
 	}
 	if o.err != nil {
@@ -123,7 +126,7 @@ func (l *runLine) take(r *monitor.Result) {
 		l.Logs = append(l.Logs, statusOf(log))
 	}
 	for _, text := range r.Errors {
-		if !slices.Contains(l.Errors, text) {
+		if !slices.ContainsFunc(l.Errors, func(said string) bool { return strings.Contains(text, said) }) {
 			l.Errors = append(l.Errors, text)
 		}
 	}

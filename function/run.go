@@ -48,6 +48,8 @@ func (in *invocation) run(ctx context.Context) (o outcome) {
 	}
 	ctx, cancel := context.WithDeadline(ctx, until.Add(-in.clock.margin/6))
 	defer cancel()
+	last := time.AfterFunc(time.Until(until)-in.clock.margin/30, func() { in.late(errDeadline) })
+	defer last.Stop()
 	cfg, err := load(ctx, env)
 	if err != nil {
 		return in.refuse(ctx, env, err)
@@ -73,12 +75,15 @@ func (in *invocation) until(ctx context.Context, timeout time.Duration) (time.Ti
 	if d, ok := ctx.Deadline(); ok && d.Before(until) {
 		until = d
 	}
-	if left := until.Sub(in.started); left < in.clock.least {
+	// The platform's own clock has started a little earlier.
+	if left := until.Sub(in.started); left.Round(time.Second) < in.clock.least {
 		return until, fmt.Errorf("the platform ends this request after %v, and a run needs at least %v: raise the function's timeout (timeout_seconds of the Terraform module)",
 			left.Round(time.Second), in.clock.least)
 	}
 	return until, nil
 }
+
+var errDeadline = errors.New("the platform ends this request now")
 
 func load(ctx context.Context, env environment) (*config.Config, error) {
 	var cfg *config.Config
@@ -160,8 +165,11 @@ func insecure(cfg *config.Config) []string {
 // not told: whoever watches our log lines sees it last.
 func (in *invocation) refuse(ctx context.Context, env environment, problem error) outcome {
 	o := outcome{kind: invalid, err: problem}
+	if ctx.Err() != nil {
+		return outcome{kind: failed, err: fmt.Errorf("interrupted while the configuration was read (%w): %w", context.Cause(ctx), problem)}
+	}
 	var wrong *config.Error
-	if !errors.As(problem, &wrong) || env.state == "" || ctx.Err() != nil {
+	if !errors.As(problem, &wrong) || env.state == "" {
 		return o
 	}
 	generation := wrong.Generation

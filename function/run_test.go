@@ -2,6 +2,8 @@ package function
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -373,5 +375,98 @@ func TestTheConfigurationMayStandInTheEnvironment(t *testing.T) {
 	w.env["WHOSIGNED_CONFIG"] = "{logs: 7}"
 	if r := e.send(t.Context()); r.status != 500 || !strings.Contains(r.failure(t).Error, "WHOSIGNED_CONFIG:") {
 		t.Errorf("got %d %s, want 500 that points into WHOSIGNED_CONFIG", r.status, r.body)
+	}
+}
+
+func TestATimeoutOf180SecondsIsEnoughForTheFrameworksDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.env["WHOSIGNED_TIMEOUT"] = "180s"
+	if r := w.here(nil, 180*time.Second).send(t.Context()); r.status != http.StatusOK {
+		t.Errorf("got %d: %s", r.status, r.body)
+	}
+}
+
+func TestPassingTroubleWithAKeyInTheBucketIsMailedToNobody(t *testing.T) {
+	w := newWorld(t)
+	gcs := w.inBuckets()
+	pem, err := w.log.PublicKeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcs.Put("acme-source", "config/whosigned/rekor.pem", string(pem))
+	before, rest, _ := strings.Cut(w.config(), "key: ")
+	_, after, _ := strings.Cut(rest, ", origin")
+	gcs.Put("acme-source", "config/whosigned/whosigned.yaml", before+"key: rekor.pem, origin"+after)
+	e := w.here(nil)
+	if r := e.send(t.Context()); r.status != http.StatusOK {
+		t.Fatalf("first: %d %s", r.status, r.body)
+	}
+	mails := len(w.subjects())
+	gcs.Fail(func(r *http.Request) buckettest.Fault {
+		if strings.Contains(r.URL.Path, "rekor.pem") {
+			return buckettest.Status(http.StatusForbidden, "denied for a moment")
+		}
+		return nil
+	})
+	if r := e.send(t.Context()); r.status != http.StatusInternalServerError {
+		t.Errorf("in trouble: %d %s", r.status, r.body)
+	}
+	gcs.Fail(nil)
+	if r := e.send(t.Context()); r.status != http.StatusOK {
+		t.Errorf("after it: %d %s", r.status, r.body)
+	}
+	if got := w.subjects()[mails:]; len(got) != 0 {
+		t.Errorf("mails %q", got)
+	}
+}
+
+func TestARunThatSIGTERMInterruptsWhileTheConfigurationIsReadHasFailed(t *testing.T) {
+	w := newWorld(t)
+	asked := make(chan struct{})
+	gcs := w.inBuckets()
+	gcs.Fail(func(*http.Request) buckettest.Fault {
+		select {
+		case <-asked:
+		default:
+			close(asked)
+		}
+		return buckettest.Silent
+	})
+	log := &buffer{}
+	s := newStopper(func(int) {})
+	e := &endpoint{getenv: w.getenv, log: log, stop: s, clock: production}
+	e.first.Do(func() {})
+	go func() { <-asked; s.stop() }()
+	e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil))
+	if l := runLines(t, log.String()); len(l) != 1 || l[0]["outcome"] != "failed" {
+		t.Errorf("run lines %v, want one that has failed", l)
+	}
+}
+
+func TestTheRunLineIsWrittenByTheDeadlineWhateverTheBucketDoes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a deadline of 20 s")
+	}
+	w := newWorld(t)
+	gcs := w.inBuckets()
+	w.add("https://example.com/stranger", 1500)
+	w.stall(3)
+	const limit, margin = 20 * time.Second, 12 * time.Second
+	e := w.here(func(e *endpoint) { e.clock = clock{margin: margin} }, limit)
+	until := time.After(limit)
+	done := make(chan response, 1)
+	go func() { done <- e.send(context.Background()) }()
+	e.read.wait(t, 768)
+	gcs.Fail(func(*http.Request) buckettest.Fault {
+		return buckettest.Status(http.StatusServiceUnavailable, "backend error")
+	})
+	<-until
+	if l := runLines(t, e.log.String()); len(l) != 1 || l[0]["failed"] != true || l[0]["overdue"] != true {
+		t.Errorf("at the deadline there are run lines %v, want one that has failed", l)
+	}
+	gcs.Fail(nil)
+	<-done
+	if l := runLines(t, e.log.String()); len(l) != 1 {
+		t.Errorf("%d run lines in all, want one", len(l))
 	}
 }

@@ -166,6 +166,9 @@ func parse(location string, data []byte, read trust.Read) (*Config, error) {
 	}
 	if len(d.problems) > 0 {
 		slices.SortStableFunc(d.problems, func(a, b Problem) int { return a.Line - b.Line })
+		if d.more {
+			d.problems = append(d.problems, Problem{File: d.file, Text: fmt.Sprintf("there is more; these %d are to be mended first", maxProblems)})
+		}
 		invalid := &Error{Problems: d.problems}
 		if alerts, err := ParseAlerts(location, data); err == nil {
 			invalid.Alerts = alerts

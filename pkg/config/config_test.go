@@ -390,3 +390,14 @@ func FuzzParseNeverPanics(f *testing.F) {
 		}
 	})
 }
+
+func TestThousandsOfProblemsAreCutShort(t *testing.T) {
+	text := "logs: []\n"
+	for i := range 4_000 {
+		text += fmt.Sprintf("k%d: 1\n", i)
+	}
+	_, err := Parse("c.yaml", []byte(text))
+	if err == nil || len(err.Error()) > 100<<10 || !strings.Contains(err.Error(), "there is more") {
+		t.Errorf("an error of %d bytes: %.300s", len(fmt.Sprint(err)), err)
+	}
+}

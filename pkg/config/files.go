@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -23,6 +25,7 @@ func inBucket(location string) bool { return strings.HasPrefix(location, "gs://"
 type files struct {
 	buckets  map[string]*bucket.Bucket // by name
 	versions []string                  // "location#version", the configuration's first
+	unread   bool                      // something may be there and could not be read
 }
 
 func (f *files) read(ctx context.Context, location string) (data []byte, err error) {
@@ -35,7 +38,7 @@ func (f *files) read(ctx context.Context, location string) (data []byte, err err
 		data, err = trust.ReadFile(location)
 		version = hash(data)
 	}
-	// What cannot be read has a version too, 0 or that of nothing: it changes when it can.
+	f.unread = f.unread || err != nil && !errors.Is(err, fs.ErrNotExist)
 	f.versions = append(f.versions, location+"#"+version)
 	return data, err
 }
@@ -68,6 +71,9 @@ func (f *files) close() {
 // generation is the configuration's own version, and a hash of those of the files
 // that it names, if any.
 func (f *files) generation() string {
+	if f.unread {
+		return "" // trouble that may pass is no version
+	}
 	_, own, _ := strings.Cut(f.versions[0], "#")
 	if len(f.versions) == 1 {
 		return own

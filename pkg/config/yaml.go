@@ -16,6 +16,9 @@ import (
 	"github.com/whosigned/whosigned/pkg/trust"
 )
 
+// maxProblems is how many problems are told of one configuration.
+const maxProblems = 50
+
 // maxFile is the size limit of a configuration.
 const maxFile = 1 << 20
 
@@ -29,6 +32,7 @@ type document struct {
 	aliases  []*ast.AliasNode
 	native   bool // unknown keys are errors
 	problems []Problem
+	more     bool // there are more
 	warnings []string
 	merged   int // mapping entries taken over by <<
 }
@@ -36,6 +40,10 @@ type document struct {
 func (d *document) where(line int) string { return fmt.Sprintf("%s:%d", d.file, line) }
 
 func (d *document) fail(line int, key, format string, args ...any) {
+	if len(d.problems) == maxProblems {
+		d.more = true
+		return
+	}
 	p := Problem{d.file, line, key, fmt.Sprintf(format, args...)}
 	if !slices.Contains(d.problems, p) { // a value may be looked at twice
 		d.problems = append(d.problems, p)
@@ -258,6 +266,9 @@ func (n node) fieldsOr(unknown func(e field, known []string), known ...string) m
 }
 
 func (d *document) unknown(e field, known []string) {
+	if d.more {
+		return // to look for what was meant takes long
+	}
 	if d.refuseSecrets(e) {
 		return
 	}

@@ -372,3 +372,165 @@ func TestASinkThatRefusesSlowlyIsSeenInTheVeryRun(t *testing.T) {
 		t.Errorf("conditions %+v, want one of the sink", c)
 	}
 }
+
+func TestARefusalDoesNotMakeLostStateAnew(t *testing.T) {
+	w := newWorld(t)
+	w.logs = w.both("start: head")
+	w.others(10)
+	one := logOf(t, w.want(monitor.ExitClean), v1Origin).ID
+	w.mine()
+	for _, name := range w.store.names("") {
+		if name == "run.json" || strings.HasPrefix(name, "state/") {
+			delete(w.store.objects, name)
+		}
+	}
+	w.decide(state.Decision{Log: one, Kind: state.TakeBaseline})
+	m := w.monitor()
+	m.Config = &config.Config{Patience: time.Hour}
+	lost := (*state.LostError)(nil)
+	if _, err := m.Refuse(context.Background(), "7", errors.New("invalid")); !errors.As(err, &lost) {
+		t.Errorf("Refuse: %v, want a *LostError", err)
+	}
+	// The decision is about the Rekor v1 log; the shard's entries are read from the first.
+	if res := w.run(); len(res.Findings) == 0 {
+		t.Errorf("what was signed meanwhile is not found; errors %q", res.Errors)
+	}
+}
+
+func TestWhatWaitsIsDeliveredWhileTheConfigurationIsInvalid(t *testing.T) {
+	w := newWorld(t)
+	w.others(10)
+	w.want(monitor.ExitClean)
+	w.mine()
+	down := true
+	w.sinks[0].hook = func(m report.Message, _ bool) error {
+		if down && strings.Contains(m.Subject, "Signed as") {
+			return errors.New("down")
+		}
+		return nil
+	}
+	w.run()
+	if res := w.refuse("7", w.sinks[0]); res.Alerts.Pending < 2 || res.Alerts.Oldest == nil {
+		t.Errorf("the sink is down: %+v, want both pending", res.Alerts)
+	}
+	down = false
+	if res := w.refuse("7", w.sinks[0]); res.Alerts.Pending != 0 || w.mails("Signed as") != 2 {
+		t.Errorf("the sink is well: %+v, and %q", res.Alerts, w.subjects())
+	}
+}
+
+func TestNobodyIsToldThatARefusalIsOverWhoWasNotToldOfIt(t *testing.T) {
+	w := newWorld(t)
+	w.others(10)
+	w.want(monitor.ExitClean)
+	n := len(w.subjects())
+	w.refuse("7") // its alerts section is broken
+	w.want(monitor.ExitClean)
+	if got := w.subjects()[n:]; len(got) != 0 {
+		t.Errorf("mails %q", got)
+	}
+}
+
+func TestARunThatCannotBeginLeavesNoLease(t *testing.T) {
+	w := newWorld(t)
+	w.others(10)
+	w.want(monitor.ExitClean)
+	w.store.hook = func(op, name string, _ bool) error {
+		if op == "list" && strings.HasPrefix(name, "state/applied") {
+			return errors.New("403")
+		}
+		return nil
+	}
+	if _, err := w.monitor().Run(context.Background()); err == nil {
+		t.Error("the run began")
+	}
+	w.store.hook = nil
+	if l := w.runDoc().Lease; l != nil {
+		t.Errorf("a lease is left behind: %+v", l)
+	}
+}
+
+func TestWhatASinkTookWhileTheRunIsEndedIsNotSentAgain(t *testing.T) {
+	w := newWorld(t)
+	w.others(10)
+	w.want(monitor.ExitClean)
+	w.mine()
+	ctx, end := context.WithCancel(context.Background())
+	w.tune = func(m *monitor.Monitor) {
+		m.Grace = 300 * time.Millisecond
+		m.Sinks[0] = &lastWords{memSink: w.sinks[0], end: end}
+	}
+	if _, err := w.monitor().Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.tune = nil
+	w.now = w.now.Add(time.Hour)
+	w.run()
+	if n := w.mails("Signed as"); n != 2 {
+		t.Errorf("%d mails of 2: %q", n, w.subjects())
+	}
+}
+
+// lastWords takes a message only after the run's time is over.
+type lastWords struct {
+	*memSink
+	end func()
+}
+
+func (s *lastWords) Send(ctx context.Context, m report.Message) error {
+	if strings.Contains(m.Subject, "Signed as") {
+		s.end()
+		<-ctx.Done()
+	}
+	return s.memSink.Send(ctx, m)
+}
+
+func TestManyNewLogsAreNamedInFewCommits(t *testing.T) {
+	w := newWorld(t)
+	w.logs = ""
+	for i := range 40 {
+		origin := fmt.Sprintf("v2-%d.example", i)
+		_, url := w.shard(origin)
+		w.logs += w.v2Line(origin, url, "start: 0")
+	}
+	w.tune = func(m *monitor.Monitor) { m.CommitEvery = 100 * time.Millisecond }
+	writes := 0
+	w.store.hook = func(op, name string, after bool) error {
+		if op == "replace" && name == "run.json" && after {
+			writes++
+		}
+		return nil
+	}
+	if res := w.want(monitor.ExitClean); len(res.Logs) != 40 || len(w.runDoc().Logs) != 40 {
+		t.Errorf("%d logs in the result and %d in run.json, want 40", len(res.Logs), len(w.runDoc().Logs))
+	}
+	if writes > 15 {
+		t.Errorf("run.json was written %d times for 40 logs", writes)
+	}
+}
+
+func TestABugThatOneLogMeetsDoesNotEndTheRunOfTheOthers(t *testing.T) {
+	w := newWorld(t)
+	w.others(10)
+	w.want(monitor.ExitClean)
+	w.mine()
+	w.tune = func(m *monitor.Monitor) {
+		m.Progress = func(l tlog.Info, _, _ uint64) {
+			if l.Type == tlog.RekorV2 {
+				panic("a bug")
+			}
+		}
+	}
+	res := w.want(monitor.ExitFailed)
+	if l := logOf(t, res, v2Origin); !strings.Contains(l.Error, "panic: a bug") || l.Scanned != 10 {
+		t.Errorf("the log that met it: %+v", l)
+	}
+	if l := logOf(t, res, v1Origin); l.Error != "" || l.Findings != 1 {
+		t.Errorf("the other log: %+v", l)
+	}
+	if w.runDoc().Lease != nil {
+		t.Error("the lease is still held")
+	}
+	w.tune = nil
+	w.want(monitor.ExitFindings)
+}

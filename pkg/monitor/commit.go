@@ -99,11 +99,21 @@ type runState struct {
 	pace  pace
 	first bool // no log is known yet: this run takes the baselines
 	lost  error
+
+	naming sync.Mutex
+	named  map[tlog.ID]string // logs whose documents are there and that run.json is to name
 }
 
 func (s *runState) commit(ctx context.Context, change func(*state.Run)) error {
+	return s.commitUnless(ctx, func(*state.Run) bool { return false }, change)
+}
+
+func (s *runState) commitUnless(ctx context.Context, done func(*state.Run) bool, change func(*state.Run)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if done(s.doc) {
+		return nil
+	}
 	if s.lost != nil {
 		return s.lost
 	}
@@ -142,17 +152,21 @@ func (s *runState) known() map[tlog.ID]string {
 // remember names a log in run.json. Its own document is written before, its
 // service is named when the run is finished: see run.finish.
 func (s *runState) remember(ctx context.Context, id tlog.ID, url string) error {
-	s.mu.Lock()
-	same := s.doc.Logs[id] == url
-	s.mu.Unlock()
-	if same {
-		return nil
+	s.naming.Lock()
+	if s.named == nil {
+		s.named = make(map[tlog.ID]string)
 	}
-	return s.commit(ctx, func(d *state.Run) {
+	s.named[id] = url
+	s.naming.Unlock()
+	// Many logs may come at once, and their commits are kept apart: one names all.
+	there := func(d *state.Run) bool { return d.Logs[id] == url }
+	return s.commitUnless(ctx, there, func(d *state.Run) {
 		if d.Logs == nil {
 			d.Logs = make(map[tlog.ID]string)
 		}
-		d.Logs[id] = url
+		s.naming.Lock()
+		defer s.naming.Unlock()
+		maps.Copy(d.Logs, s.named)
 	})
 }
 

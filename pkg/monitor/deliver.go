@@ -185,7 +185,7 @@ func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
 	boxes := slices.Clone(d.boxes)
 	d.mu.Unlock()
 	for _, b := range boxes {
-		keep, cancel := context.WithTimeout(ctx, commitTime)
+		keep, cancel := d.r.closing() // what was taken must not be sent again
 		if err := d.record(keep, b, sink.Name(), acked, refused); err != nil {
 			d.fail(sink.Name(), fmt.Errorf("recording what it acknowledged: %w", err), true)
 		}

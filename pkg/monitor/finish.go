@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/report"
@@ -194,6 +195,14 @@ func (r *run) sayHealth() error {
 	defer cancel()
 	notices := r.collectNotices()
 	open, say := r.health.reconcile(r.doc.conditions())
+	if r.refused && len(r.Sinks) == 0 {
+		for key, c := range open {
+			if strings.HasPrefix(key, configKey) {
+				c.Said = time.Time{} // nobody was told
+				open[key] = c
+			}
+		}
+	}
 	r.result.Health = conditionResults(open)
 	for _, n := range notices {
 		r.result.Notices = append(r.result.Notices, n.Text)
@@ -216,7 +225,9 @@ func (r *run) sayHealth() error {
 		for _, id := range r.forgotten {
 			delete(d.Logs, id)
 		}
-		d.Services = servicesWatched(d)
+		if !r.refused {
+			d.Services = servicesWatched(d)
+		}
 	})
 }
 
@@ -324,6 +335,9 @@ func servicesWatched(d *state.Run) []string {
 
 // collectNotices are what the logs' documents hold to be said once.
 func (r *run) collectNotices() []report.Health {
+	if r.refused {
+		return nil // a refusal leaves the logs' documents as they are, but for their outboxes
+	}
 	var say []report.Health
 	for _, s := range r.logStates() {
 		doc := s.read()
@@ -336,6 +350,9 @@ func (r *run) collectNotices() []report.Health {
 
 // clearNotices forgets notices that an outbox now holds.
 func (r *run) clearNotices() {
+	if r.refused {
+		return
+	}
 	for _, s := range r.logStates() {
 		doc := s.read()
 		if len(doc.Notices) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -41,11 +42,23 @@ func (r *run) watchLog(l watched, loaded func()) {
 		ID: w.info.ID, Origin: w.info.Origin, Type: w.info.Type, URL: w.info.URL, TreeID: w.info.TreeID,
 		Coverage: l.cfg.Coverage, Status: StatusOK,
 	}
-	err := w.watch(loaded)
+	err := w.guard(func() error { return w.watch(loaded) })
 	if w.st != nil {
 		w.closeUp()
 	}
 	w.conclude(w.dark(err))
+}
+
+// guard makes of a panic the failure of this log: a bug that one log meets must not
+// end the run of the others (P6).
+func (w *logRun) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.Logger.Error("panic", "run", w.id, "log", w.info.ID, "stack", fmt.Sprintf("%.8000s", debug.Stack()))
+			err = fmt.Errorf("a bug in whosigned, please report it: panic: %.1000v", p)
+		}
+	}()
+	return f()
 }
 
 // watch is the audit of one log from its saved state to what it serves now.

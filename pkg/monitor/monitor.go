@@ -146,11 +146,12 @@ type run struct {
 // went wrong, in Result.Exit too. When ctx ends, proven progress is saved.
 func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	m.defaults()
-	r, err := m.begin(ctx)
+	began := time.Now()
+	r, err := m.begin(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	defer r.clock(ctx)()
+	defer r.clock(ctx, began)()
 
 	r.deliver = r.startDelivery(r.doc)
 	r.testAlerts()
@@ -173,10 +174,11 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	return r.finish(), nil
 }
 
-// clock starts the run's time. What it returns ends all of its contexts.
-func (r *run) clock(ctx context.Context) (stop context.CancelFunc) {
+// clock limits the run's time, which began before it took the lease. What it returns
+// ends all of its contexts.
+func (r *run) clock(ctx context.Context, began time.Time) (stop context.CancelFunc) {
 	r.caller = ctx
-	work, endWork := context.WithTimeout(ctx, r.Budget)
+	work, endWork := context.WithDeadline(ctx, began.Add(r.Budget))
 	last, endLast := context.WithCancel(context.WithoutCancel(ctx))
 	r.work, r.last = work, last
 	graced := context.AfterFunc(ctx, func() {
@@ -189,14 +191,22 @@ func (r *run) clock(ctx context.Context) (stop context.CancelFunc) {
 }
 
 // begin loads run.json and takes the lease; on the very first run it writes
-// run.json before anything else.
-func (m *Monitor) begin(ctx context.Context) (*run, error) {
+// run.json before anything else. One that is lost is not made anew by a run that is
+// refused, which does not know the services that were watched.
+func (m *Monitor) begin(ctx context.Context, refused bool) (*run, error) {
 	started := m.Now().UTC()
 	decisions, decisionsErr := m.State.Decisions(ctx)
+	// Before the lease is taken: what fails after it would leave it behind.
+	applied, err := m.State.Applied(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
 	doc, err := m.State.LoadRun(ctx)
 	first := errors.Is(err, state.ErrNotExist)
 	if first {
 		doc = &state.Run{FirstRun: started}
+	} else if err != nil && refused {
+		return nil, fmt.Errorf("state: %w", err)
 	} else if err != nil {
 		if doc, err = m.withoutRun(ctx, err, decisions, started); err != nil {
 			return nil, fmt.Errorf("state: %w", err)
@@ -206,7 +216,7 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	if err := m.State.AcquireLease(ctx, doc, id, started.Add(m.Budget+leaseMargin), started); err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, id: id, started: started, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r := &run{Monitor: m, id: id, started: started, refused: refused, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	if m.Client != nil {
 		r.before = m.Client.Stats()
 	}
@@ -224,10 +234,6 @@ func (m *Monitor) begin(ctx context.Context) (*run, error) {
 	}
 	if decisionsErr != nil {
 		r.failf("decisions: %v", decisionsErr)
-	}
-	applied, err := m.State.Applied(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("state: %w", err)
 	}
 	r.sortDecisions(decisions, applied)
 	return r, nil

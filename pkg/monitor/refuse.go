@@ -2,8 +2,10 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
@@ -12,21 +14,23 @@ import (
 // Refuse is the run of an invalid configuration: it watches nothing and leaves
 // every log's state as it is, but says what is wrong: as a health condition, opened
 // once for each generation of the configuration and closed by the first run with a
-// valid one. It needs State, and Config with as much as could be read; alerts go to
+// valid one; and what waits in the outboxes is delivered. It needs State, and Config with as much as could be read; alerts go to
 // Sinks, and those for sinks that are not among them stay in the outbox.
 //
 // The error is for a run that could not begin, as that of [Monitor.Run].
 func (m *Monitor) Refuse(ctx context.Context, generation string, problem error) (*Result, error) {
 	m.defaults()
-	r, err := m.begin(ctx)
+	m.Budget = min(m.Budget, refuseTime)
+	began := time.Now()
+	r, err := m.begin(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	r.refused = true
-	defer r.clock(ctx)()
+	defer r.clock(ctx, began)()
 	r.deliver = r.startDelivery(r.doc)
+	r.loadOutboxes()
 	r.deliver.begin()
-	text := "the configuration is invalid, and nothing is watched: " + problem.Error()
+	text := fmt.Sprintf("the configuration is invalid, and nothing is watched: %.4000s", problem)
 	r.failf("%s", text)
 	for key := range r.doc.conditions() {
 		if !strings.HasPrefix(key, configKey) {
@@ -37,7 +41,25 @@ func (m *Monitor) Refuse(ctx context.Context, generation string, problem error) 
 	return r.finish(), nil
 }
 
-const configKey = "config:"
+const (
+	configKey  = "config:"
+	refuseTime = 2 * time.Minute // beyond it nobody need wait for the lease
+)
+
+// loadOutboxes makes known what waits in the logs' outboxes: it is delivered, and
+// counted, also while nothing is watched.
+func (r *run) loadOutboxes() {
+	for id := range r.doc.known() {
+		ctx, cancel := r.keep()
+		doc, err := r.State.LoadLog(ctx, id)
+		cancel()
+		if err != nil {
+			r.failf("log %s: what waits in its outbox is not delivered: %v", id, err)
+			continue
+		}
+		r.deliver.add(&logState{doc: doc, state: r.State, pace: pace{every: r.CommitEvery, hurry: r.work.Done()}})
+	}
+}
 
 // testAlerts sends an alert to every sink, whatever class it takes, for each
 // decision that asks for one.
@@ -68,11 +90,11 @@ func (r *run) testAlert(ctx context.Context, dec state.Decision) error {
 	if err != nil {
 		return err
 	}
-	if p != nil {
-		err := r.doc.commit(ctx, func(d *state.Run) { d.Outbox = append(d.Outbox, *p) })
-		if err != nil {
-			return err
-		}
+	if p == nil {
+		return errors.New("no sink is configured; it is sent once there is one")
+	}
+	if err := r.doc.commit(ctx, func(d *state.Run) { d.Outbox = append(d.Outbox, *p) }); err != nil {
+		return err
 	}
 	r.wasApplied(dec)
 	return nil

@@ -34,6 +34,8 @@ type SendGridError struct {
 	// Errors are SendGrid's own words; none if its answer was not in its usual form.
 	Errors []SendGridErrorDetail
 	Body   string // the answer's beginning, if Errors is empty
+	// Key is where the key came from: SENDGRID_API_KEY, or the file of SENDGRID_API_KEY_FILE.
+	Key string
 }
 
 // SendGridErrorDetail is one of the errors SendGrid names.
@@ -60,9 +62,9 @@ func (e *SendGridError) Error() string {
 	}
 	switch e.Status {
 	case http.StatusUnauthorized:
-		b.WriteString("; check SENDGRID_API_KEY and the account's credits")
+		b.WriteString("; check " + e.Key + " and the account's credits")
 	case http.StatusForbidden:
-		b.WriteString("; the key needs the permission Mail Send, and the from address a verified sender identity")
+		b.WriteString("; " + e.Key + " needs the permission Mail Send, and the from address a verified sender identity")
 	}
 	return b.String()
 }
@@ -71,6 +73,7 @@ func (e *SendGridError) Error() string {
 type sendGrid struct {
 	route
 	key, host string
+	origin    string // of the key, for messages
 	from      netmail.Address
 	to        []netmail.Address
 	client    *rest.Client
@@ -84,6 +87,10 @@ func openSendGrid(r route, from netmail.Address, to []netmail.Address, getenv fu
 	if key == "" {
 		return nil, errors.New("via sendgrid needs an API key: set SENDGRID_API_KEY, or SENDGRID_API_KEY_FILE to a file that holds it")
 	}
+	origin := "SENDGRID_API_KEY"
+	if file := getenv("SENDGRID_API_KEY_FILE"); file != "" {
+		origin = "the key in " + file + " (SENDGRID_API_KEY_FILE)"
+	}
 	host := strings.TrimRight(getenv("SENDGRID_HOST"), "/")
 	if host != "" {
 		u, err := url.Parse(host)
@@ -92,7 +99,7 @@ func openSendGrid(r route, from netmail.Address, to []netmail.Address, getenv fu
 		}
 	}
 	return &sendGrid{
-		route: r, key: key, host: host, from: from, to: to,
+		route: r, key: key, origin: origin, host: host, from: from, to: to,
 		// The library's own client is global and waits for ever.
 		client: &rest.Client{HTTPClient: &http.Client{
 			Timeout:       sendGridTimeout,
@@ -169,7 +176,7 @@ func (s *sendGrid) post(ctx context.Context, body []byte) (wait time.Duration, e
 	if resp.StatusCode == http.StatusAccepted {
 		return 0, nil
 	}
-	answer := &SendGridError{Status: resp.StatusCode}
+	answer := &SendGridError{Status: resp.StatusCode, Key: s.origin}
 	var said struct {
 		Errors []SendGridErrorDetail `json:"errors"`
 	}

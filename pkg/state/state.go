@@ -280,7 +280,11 @@ func (s *State) settle(ctx context.Context, name string, data []byte, old Genera
 
 // readBack reads even if ctx is done: that is when writes fail without an answer.
 func (s *State) readBack(ctx context.Context, name string) ([]byte, Generation, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	limit := 10 * time.Second
+	if ctx.Err() != nil {
+		limit = 3 * time.Second // the writer's time is over
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	return s.store.Read(ctx, name)
 }

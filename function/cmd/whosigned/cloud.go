@@ -142,6 +142,12 @@ type job struct {
 
 const jobPaused = "PAUSED"
 
+// Codes of google.rpc.Code that Scheduler gives for an answer of 500.
+const (
+	codeUnknown  = 2
+	codeInternal = 13
+)
+
 // overlap says that the last attempt met a run at work: 409 or 429, which is normal.
 func (j *job) overlap() bool { return j.Code == 6 || j.Code == 8 || j.Code == 10 }
 

@@ -409,6 +409,9 @@ func (d *day) health(t testing.TB) []told {
 		{second, "notice", "its entries are read from the first"},
 		{"config:", "opened", "whosigned.yaml:1: statte"},
 		{"config:", "closed", "whosigned.yaml:1: statte"},
+		// SendGrid is down for as long as the configuration's patience.
+		{"sink:email", "opened", "does not take alerts"},
+		{"sink:email", "closed", "does not take alerts"},
 	}
 }
 

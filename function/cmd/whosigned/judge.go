@@ -66,7 +66,8 @@ func (s *status) judgeRuns(p *place, doc *state.Run, allowed time.Duration) {
 		s.Running = nil
 	}
 	paused := s.Job != nil && s.Job.State == jobPaused // is said already
-	if last := cmp.Or(doc.LastRun, doc.FirstRun); s.Running == nil && !paused && s.At.Sub(last) > allowed {
+	// A run at work may just be the one; a lease may also be of one that was killed.
+	if last := cmp.Or(doc.LastRun, doc.FirstRun); !paused && (s.At.Sub(last) > 2*allowed || s.Running == nil && s.At.Sub(last) > allowed) {
 		s.problem(fmt.Sprintf("no run has ended for %s, and the schedule allows %s", s.ago(last), age(allowed)), missing(p)+"; to make one: "+p.runCommand())
 	}
 	if s.FailingSince != nil {

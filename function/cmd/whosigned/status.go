@@ -295,7 +295,11 @@ func (s *status) scheduled(ctx context.Context, p *place) error {
 	case j.State != "ENABLED":
 		s.problem("job "+p.jobName()+" is "+j.State+": nothing starts the runs", "terraform apply; see: "+p.jobCommand("describe"))
 	case j.failed():
-		s.problem("job "+p.jobName()+" did not get through to the function: "+j.outcome(), p.remedy(j.Code))
+		what := " did not get through to the function: "
+		if j.Code == codeInternal || j.Code == codeUnknown {
+			what = " was answered with a failure: " // the function's own word
+		}
+		s.problem("job "+p.jobName()+what+j.outcome(), p.remedy(j.Code))
 	}
 	return nil
 }

@@ -248,3 +248,16 @@ func TestStateThatCannotBeReadIsAProblemAndNotAnEmptyInstallation(t *testing.T) 
 		t.Errorf("with --state: %+v", s.Problems)
 	}
 }
+
+func TestAnInstallationWhoseRunsAreAllKilledIsNotHealthyForALiveLease(t *testing.T) {
+	in := newInstalled(t)
+	in.run()
+	in.edit(func(d *state.Run) {
+		d.LastRun, d.LastGood = time.Now().Add(-72*time.Hour), time.Now().Add(-72*time.Hour)
+		d.Lease = &state.Lease{Run: "20261122T110700Z-0a", Expires: time.Now().Add(20 * time.Minute)}
+	})
+	in.job["status"] = map[string]any{"code": 10} // the retry met the dead run's lease
+	if code, out, _ := in.whosigned(inCloud("status")...); code == 0 || !strings.Contains(out, "no run has ended for") {
+		t.Errorf("exit %d after three days without a run:\n%s", code, out)
+	}
+}
