@@ -49,7 +49,7 @@ func TestPostToTheRootMakesARunAndNothingElseDoes(t *testing.T) {
 				resp.StatusCode, resp.Header.Get("Allow"), resp.Header.Get("Content-Type"), c.status, c.allow)
 		}
 	}
-	if got := len(runLines(t, i.log.String())); got != 2 {
+	if got := len(i.runLines(2)); got != 2 {
 		t.Errorf("%d run lines, want one for each of 2 runs", got)
 	}
 }
@@ -67,7 +67,7 @@ func TestARunAnswersWithItsResultAndTellsTheLog(t *testing.T) {
 	if got := w.subjects(); len(got) != 2 {
 		t.Errorf("mails %q, want the finding and the first run", got)
 	}
-	run := runLines(t, i.log.String())
+	run := i.runLines(1)
 	if len(run) != 1 {
 		t.Fatalf("%d run lines, want 1", len(run))
 	}

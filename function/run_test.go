@@ -49,7 +49,7 @@ func TestOfTwoInvocationsAtOnceOneRunsAndTheOtherDoesNoHarm(t *testing.T) {
 			if res := r.result(t); r.status != 200 || res.Failed || res.Logs[0].Scanned != 601 || len(res.Findings) != 1 {
 				t.Errorf("the first got %d %s, want 200, all entries read and one finding", r.status, r.body)
 			}
-			run := runLines(t, i.log.String())
+			run := i.runLines(2)
 			if len(run) != 2 || run[0]["outcome"] != "busy" || run[0]["failed"] != false || run[0]["severity"] != "INFO" || run[1]["outcome"] != "findings" {
 				t.Errorf("run lines %v, want busy, which is no failure, then findings", run)
 			}

@@ -353,6 +353,24 @@ func (w *world) start() *instance {
 
 func (i *instance) send(ctx context.Context) response { return post(ctx, i.t, i.url) }
 
+// runLines are the run lines of the process once there are n: they come through a pipe,
+// maybe after the answer.
+func (i *instance) runLines(n int) []map[string]any {
+	i.t.Helper()
+	late := time.After(10 * time.Second)
+	for {
+		lines := runLines(i.t, i.log.String())
+		if len(lines) >= n {
+			return lines
+		}
+		select {
+		case <-late:
+			return lines
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // terminate sends SIGTERM and returns how long it took, and how the process ended.
 func (i *instance) terminate() (time.Duration, error) {
 	i.t.Helper()

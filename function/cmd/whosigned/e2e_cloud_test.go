@@ -85,7 +85,7 @@ const maxPeak = 128 << 20
 var (
 	clean        = outcome{status: 200, outcome: "clean"}
 	withFindings = outcome{status: 200, outcome: "findings"}
-	unusable     = outcome{status: 500, outcome: "unusable", failed: true}
+	unusable     = outcome{status: 500, outcome: "unusable", failed: true, overdue: true}
 	invalid      = outcome{status: 500, outcome: "config", failed: true}
 	// undelivered is a run whose alerts nobody took.
 	undelivered = outcome{status: 200, outcome: "failed", failed: true}
