@@ -235,7 +235,7 @@ locals {
   }
 
   channels    = concat(google_monitoring_notification_channel.email[*].name, var.notification_channels)
-  runbook_url = coalesce(var.runbook_url, "https://github.com/whosigned/whosigned#readme")
+  runbook_url = coalesce(var.runbook_url, "https://github.com/whosigned/whosigned#3-am")
 }
 
 resource "google_monitoring_alert_policy" "query" {
@@ -374,7 +374,7 @@ locals {
     status  = "whosigned status --state gs://${google_storage_bucket.state.name}"
     alert   = "gcloud storage cat gs://${google_storage_bucket.state.name}/alerts/ALERT_ID.json"
     config  = "gcloud storage ls --all-versions --long gs://${google_storage_bucket.source.name}/${local.config_folder}/whosigned.yaml"
-    accept  = "WHOSIGNED_STATE=gs://${google_storage_bucket.state.name} whosigned accept --config gs://${google_storage_bucket.source.name}/${local.config_folder}/whosigned.yaml --log LOG_ID --incident INCIDENT_ID --reason 'WHY'"
+    accept  = "whosigned accept --config gs://${google_storage_bucket.source.name}/${local.config_folder}/whosigned.yaml --state gs://${google_storage_bucket.state.name} --log LOG_ID --incident INCIDENT_ID --reason 'WHY'"
   }
 
   runbook = {

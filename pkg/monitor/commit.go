@@ -26,8 +26,10 @@ func (p *pace) wait() {
 		case <-p.hurry:
 		}
 	}
-	p.last = time.Now()
 }
+
+// written says that a write has just ended.
+func (p *pace) written() { p.last = time.Now() }
 
 // logState is a log's document while a run works on it. The scan and the delivery
 // of its alerts both commit to it.
@@ -50,6 +52,7 @@ func (s *logState) commit(ctx context.Context, change func(*state.Log)) error {
 		return s.lost
 	}
 	s.pace.wait()
+	defer s.pace.written()
 	before := clone(s.doc)
 	change(s.doc)
 	if err := s.state.SaveLog(ctx, s.doc); err != nil {
@@ -118,6 +121,7 @@ func (s *runState) commitUnless(ctx context.Context, done func(*state.Run) bool,
 		return s.lost
 	}
 	s.pace.wait()
+	defer s.pace.written()
 	before := *s.doc
 	before.Logs, before.Conditions = maps.Clone(s.doc.Logs), maps.Clone(s.doc.Conditions)
 	before.Outbox, before.Services = slices.Clone(s.doc.Outbox), slices.Clone(s.doc.Services)

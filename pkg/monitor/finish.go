@@ -43,7 +43,7 @@ func (w *logRun) closeUp() {
 		p, err := w.putAlert(ctx, report.Alert{
 			Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
 			Notes: []string{"no longer seen: " + w.say("incident %s. It stays on file, and runs end with status 4 until a decision: "+
-				"whosigned accept --config %s --log %s --incident %s --reason '…'", id, w.Config.Path, w.info.ID, id)},
+				"%s --incident %s --reason '…'", id, w.accept(), id)},
 		})
 		if err != nil {
 			w.failf("announcing that incident %s is over: %v", id, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/report"
@@ -94,7 +95,7 @@ func (w *logRun) putEvidence(ctx context.Context, in *tlog.Incident) (string, er
 func (w *logRun) tamperAlert(in *tlog.Incident, evidence string) report.Alert {
 	return report.Alert{
 		Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
-		Incident: &report.Incident{ID: in.ID, Kind: in.Kind, Proof: in.Proof, Text: in.Text, Evidence: evidence, Checkpoints: in.Notes, Next: nextSteps(w.Config.Path, in)},
+		Incident: &report.Incident{ID: in.ID, Kind: in.Kind, Proof: in.Proof, Text: in.Text, Evidence: evidence, Checkpoints: in.Notes, Next: w.nextSteps(in)},
 		Notes:    []string{"First seen " + w.Now().UTC().Format(time.RFC3339) + " in run " + w.id + "."},
 	}
 }
@@ -154,8 +155,8 @@ func (w *logRun) stray(in *tlog.Incident) error {
 
 // nextSteps are the decisions that an incident asks for; what to look at first is
 // said by the report.
-func nextSteps(path string, in *tlog.Incident) []string {
-	accept := fmt.Sprintf("whosigned accept --config %s --log %s", path, in.Log)
+func (w *logRun) nextSteps(in *tlog.Incident) []string {
+	accept := w.accept()
 	var steps []string
 	switch {
 	case in.Proof:
@@ -164,4 +165,14 @@ func nextSteps(path string, in *tlog.Incident) []string {
 		steps = append(steps, fmt.Sprintf("Reading stops before this leaf and goes on after %s, or at once by: %s --skip-to %d --reason '…'", holeAfter, accept, in.Leaves[0].Index+1))
 	}
 	return append(steps, fmt.Sprintf("When it is cleared up: %s --incident %s --reason '…'", accept, in.ID))
+}
+
+// accept is the beginning of the command that decides about this log. A state in a
+// bucket is named, as the configuration may leave it to the deployment.
+func (w *logRun) accept() string {
+	command := "whosigned accept --config " + w.Config.Path
+	if strings.HasPrefix(w.Config.State, "gs://") {
+		command += " --state " + w.Config.State
+	}
+	return fmt.Sprintf("%s --log %s", command, w.info.ID)
 }

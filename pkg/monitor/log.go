@@ -181,7 +181,7 @@ func (w *logRun) trusted() (*tlog.Checkpoint, error) {
 	cp, err := w.log.Open([]byte(w.st.read().Checkpoint))
 	if err != nil {
 		return nil, fmt.Errorf("the checkpoint in state/%s.json: %w; if the log's key was changed, configure both keys, "+
-			"or decide: whosigned accept --log %s --baseline --reason …", w.info.ID, err, w.info.ID)
+			"or decide: %s --baseline --reason …", w.info.ID, err, w.accept())
 	}
 	return &cp, nil
 }

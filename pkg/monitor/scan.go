@@ -431,6 +431,7 @@ func (w *logRun) conclude(err error) {
 // incidents that no decision has closed.
 func (w *logRun) describe(doc *state.Log) []IncidentResult {
 	l := &w.result
+	l.Size = doc.Size
 	var cp tlog.Checkpoint
 	if w.log != nil {
 		if trusted, err := w.log.Open([]byte(doc.Checkpoint)); err == nil {

@@ -154,7 +154,7 @@ run "everybody_is_told_and_what_to_do" {
     error_message = "no_run's runbook: got ${google_monitoring_alert_policy.query["no_run"].documentation[0].content}"
   }
   assert {
-    condition     = google_monitoring_alert_policy.report["tamper"].documentation[0].links[0].url == "https://github.com/whosigned/whosigned#readme"
+    condition     = google_monitoring_alert_policy.report["tamper"].documentation[0].links[0].url == "https://github.com/whosigned/whosigned#3-am"
     error_message = "link: got ${jsonencode(google_monitoring_alert_policy.report["tamper"].documentation[0].links)}"
   }
 }

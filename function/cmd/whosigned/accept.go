@@ -66,7 +66,7 @@ its reason; the next run applies it once and announces it to every sink.
 				return err
 			}
 			if m.State == nil {
-				return usage(fmt.Errorf("%s: no state: is configured; say where it is: WHOSIGNED_STATE=gs://BUCKET in the environment", f.config))
+				return usage(fmt.Errorf("%s: no state: is configured; say where it is: --state gs://BUCKET", f.config))
 			}
 			decision, err := m.Accept(c.Context(), d)
 			if err != nil {
@@ -77,6 +77,7 @@ its reason; the next run applies it once and announces it to every sink.
 		},
 	}
 	f.common(c)
+	c.Flags().StringVar(&f.state, "state", "", "`URL` of the state, such as gs://BUCKET (default what WHOSIGNED_STATE or the configuration says)")
 	c.Flags().StringVar(&log, "log", "", "`ID` of the log, as run and check print it")
 	c.Flags().BoolVar(&baseline, "baseline", false, "trust what the log serves now")
 	c.Flags().Uint64Var(&skipTo, "skip-to", 0, "go on reading at index `N`")

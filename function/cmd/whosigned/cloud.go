@@ -193,6 +193,9 @@ func (p *place) runCommand() string {
 	if !p.inCloud() && p.config != "" && !strings.HasPrefix(p.config, "gs://") {
 		return "whosigned run --config " + shellWord(p.config)
 	}
+	if !p.inCloud() && strings.HasPrefix(p.state, "file://") {
+		return "whosigned run --config FILE"
+	}
 	return p.command("run --remote")
 }
 

@@ -35,6 +35,9 @@ func (s *status) judge(p *place, doc *state.Run, allowed time.Duration) {
 	if s.Config == "" || strings.HasPrefix(s.Config, inline) {
 		config = "FILE"
 	}
+	if strings.HasPrefix(s.State, "gs://") {
+		config += " --state " + shellWord(s.State)
+	}
 	for _, i := range s.Incidents {
 		s.problem(fmt.Sprintf("TAMPERING: incident %s of log %s is open for %s", i.ID, i.Log, s.ago(i.Opened)),
 			"look at the evidence, then decide: whosigned accept --config "+config+" --log "+shellWord(string(i.Log))+" --incident "+shellWord(i.ID)+" --reason TEXT")

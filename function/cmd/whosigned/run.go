@@ -24,6 +24,7 @@ import (
 // flags are those that several commands share.
 type flags struct {
 	config  string
+	state   string // of accept; "": what the environment or the configuration says
 	json    bool
 	verbose bool
 	every   time.Duration
@@ -78,7 +79,7 @@ func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 	if f.every < 0 || f.budget < 0 {
 		return nil, usage(errors.New("--every and --budget must not be negative"))
 	}
-	st, err := openState(c.Context(), cfg)
+	st, err := f.openState(c.Context(), cfg)
 	if err != nil {
 		return nil, usage(fmt.Errorf("%s: %w", f.config, err))
 	}
@@ -92,10 +93,10 @@ func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 	}, nil
 }
 
-// openState opens the configured state, or that of WHOSIGNED_STATE; a scan alone
-// needs none.
-func openState(ctx context.Context, cfg *config.Config) (*state.State, error) {
-	cfg.State = cmp.Or(os.Getenv("WHOSIGNED_STATE"), cfg.State)
+// openState opens the configured state, or that of WHOSIGNED_STATE or --state; a
+// scan alone needs none.
+func (f *flags) openState(ctx context.Context, cfg *config.Config) (*state.State, error) {
+	cfg.State = cmp.Or(f.state, os.Getenv("WHOSIGNED_STATE"), cfg.State)
 	if cfg.State == "" {
 		return nil, nil
 	}

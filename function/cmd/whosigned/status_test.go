@@ -123,7 +123,7 @@ func TestWhatIsNotHealthyIsSaidWithWhatToDoNext(t *testing.T) {
 			in.must(in.log.Publish())
 			in.log.Show(fork)
 			in.run()
-		}, exit: 4, what: "TAMPERING: incident ", next: "whosigned accept --config gs://acme-whosigned-source/config/whosigned/whosigned.yaml --log ", shown: "of log "},
+		}, exit: 4, what: "TAMPERING: incident ", next: "whosigned accept --config gs://acme-whosigned-source/config/whosigned/whosigned.yaml --state gs://acme-whosigned-state --log ", shown: "of log "},
 		{name: "tampering, with the configuration inline", do: func(in *installed) {
 			in.env["WHOSIGNED_CONFIG"] = "logs:\n- {}\n"
 			in.sign("someone@else.example")
@@ -132,7 +132,7 @@ func TestWhatIsNotHealthyIsSaidWithWhatToDoNext(t *testing.T) {
 			in.must(err)
 			in.log.Show(fork)
 			in.run()
-		}, exit: 4, what: "TAMPERING: incident ", next: "whosigned accept --config FILE --log ", shown: "configuration inline, 11 bytes in WHOSIGNED_CONFIG"},
+		}, exit: 4, what: "TAMPERING: incident ", next: "whosigned accept --config FILE --state gs://acme-whosigned-state --log ", shown: "configuration inline, 11 bytes in WHOSIGNED_CONFIG"},
 		{name: "falling behind", do: func(in *installed) {
 			in.edit(func(d *state.Run) {
 				last, err := result(d)
