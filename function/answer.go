@@ -54,7 +54,8 @@ func couldNotBegin(ctx context.Context, err error) outcome {
 
 // panicked is the outcome of a bug. The process goes on: what it keeps between runs
 // cannot be half-changed, as there is nothing. The lease is left to expire instead of
-// released, since logs of that run may still be at work.
+// released, since logs of that run may still be at work. A panic that a log meets is
+// that log's failure; one in another goroutine of the run still ends the process.
 func panicked(p any, stack []byte) outcome {
 	return outcome{kind: failed, stack: stack, err: fmt.Errorf("panic: %s; the lease is left to expire, and the run after that goes on from what was committed. "+
 		"This is a bug in whosigned: please report it with the stack in the log", clip(fmt.Sprint(p), 1000))}

@@ -14,8 +14,9 @@ import (
 // Refuse is the run of an invalid configuration: it watches nothing and leaves
 // every log's state as it is, but says what is wrong: as a health condition, opened
 // once for each generation of the configuration and closed by the first run with a
-// valid one; and what waits in the outboxes is delivered. It needs State, and Config with as much as could be read; alerts go to
-// Sinks, and those for sinks that are not among them stay in the outbox.
+// valid one. What waits in the outboxes is delivered meanwhile. It needs State, and
+// Config with as much as could be read; alerts go to Sinks, and those for sinks that
+// are not among them stay in the outbox.
 //
 // The error is for a run that could not begin, as that of [Monitor.Run].
 func (m *Monitor) Refuse(ctx context.Context, generation string, problem error) (*Result, error) {
