@@ -22,6 +22,23 @@ const (
 	oidIssuer    = arcDER + "\x01"
 	oidOtherName = arcDER + "\x07"
 	oidIssuerV2  = arcDER + "\x08"
+	oidSCTList   = "\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
+	oidPoison    = "\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
+)
+
+// The tags of a TBSCertificate's optional fields that are read.
+const (
+	tagVersion    der.Tag = 0xa0 // [0]
+	tagExtensions der.Tag = 0xa3 // [3]
+)
+
+// What is read of one certificate. A leaf may have 16 MiB, and a name takes 2 bytes
+// there and 16 here, an extension 7 and 48. An OID's text takes time that grows with
+// its square.
+const (
+	maxNames      = 1 << 20
+	maxExtensions = 1 << 16
+	maxOID        = 64 // bytes
 )
 
 // FromCertificate says whom a certificate names. It reads what identifies (SANs,
@@ -32,21 +49,54 @@ const (
 //
 // The Signer keeps cert.
 func FromCertificate(cert []byte) (Signer, error) {
-	s := Signer{Type: X509, Fingerprint: sha256Hex(cert), Certificate: cert}
-	input := cryptobyte.String(cert)
-	var outer, tbs cryptobyte.String
-	if !input.ReadASN1(&outer, der.SEQUENCE) || !outer.ReadASN1(&tbs, der.SEQUENCE) {
-		return s, fmt.Errorf("certificate %s: not a DER certificate", s.Fingerprint)
-	}
-	var problems problems
-	s.readTBS(tbs, &problems)
-	if !input.Empty() {
-		problems.add(fmt.Sprintf("%d bytes after its end", len(input)))
-	}
-	if len(problems) > 0 {
-		return s, fmt.Errorf("certificate %s: %w", s.Fingerprint, problems)
+	s := Signer{Type: X509}
+	var p problems
+	s.setCertificate(cert, &p)
+	if len(p) > 0 {
+		return s, fmt.Errorf("certificate %s: %w", s.Fingerprint, p)
 	}
 	return s, nil
+}
+
+func (s *Signer) setCertificate(cert []byte, p *problems) {
+	s.Certificate, s.Fingerprint = cert, sha256Hex(cert)
+	if tbs, whole, ok := readOuter(cert, p); !ok {
+		p.add("not a DER certificate")
+	} else {
+		s.readTBS(tbs, p)
+		if !whole {
+			p.add("not a certificate but a TBSCertificate")
+		}
+	}
+}
+
+func (s *Signer) setTBS(raw []byte, p *problems) {
+	s.TBS = raw
+	if tbs, whole, ok := readOuter(raw, p); !ok {
+		p.add("not a DER TBSCertificate")
+	} else {
+		s.readTBS(tbs, p)
+		if whole {
+			p.add("not a TBSCertificate but a certificate")
+		}
+	}
+}
+
+// readOuter finds the contents of the TBSCertificate in raw, whether that is one or
+// is a whole certificate: neither names anybody less for being in the other's place.
+func readOuter(raw []byte, p *problems) (tbs cryptobyte.String, whole, ok bool) {
+	input := cryptobyte.String(raw)
+	var outer cryptobyte.String
+	if !input.ReadASN1(&outer, der.SEQUENCE) {
+		return nil, false, false
+	}
+	if !input.Empty() {
+		p.add(fmt.Sprintf("%d bytes after its end", len(input)))
+	}
+	if !outer.PeekASN1Tag(der.SEQUENCE) {
+		return outer, false, true
+	}
+	return tbs, true, outer.ReadASN1(&tbs, der.SEQUENCE)
 }
 
 // problems is what could not be read of a certificate, each said once: a hostile
@@ -61,12 +111,13 @@ func (p *problems) add(problem string) {
 
 func (p problems) Error() string { return strings.Join(p, "; ") }
 
-// readTBS reads a TBSCertificate, RFC 5280 section 4.1. Only what cannot be
-// skipped ends it early.
+// readTBS reads a TBSCertificate, RFC 5280 section 4.1. Whatever comes before them,
+// extensions are read: they are what names somebody.
 func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
 	var serial, validity, key, skipped cryptobyte.String
 	var tag der.Tag
-	tbs.SkipOptionalASN1(der.Tag(0).ContextSpecific().Constructed()) // version
+	all := tbs
+	tbs.SkipOptionalASN1(tagVersion)
 	if !tbs.ReadASN1(&serial, der.INTEGER) ||
 		!tbs.ReadAnyASN1Element(&skipped, &tag) || // signature algorithm
 		!tbs.ReadAnyASN1Element(&skipped, &tag) || // issuer's name
@@ -74,13 +125,16 @@ func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
 		!tbs.ReadAnyASN1Element(&skipped, &tag) || // subject's name
 		!tbs.ReadASN1Element(&key, der.SEQUENCE) {
 		p.add("fields before its extensions are malformed")
+		s.readFields(all, p)
 		return
 	}
 	if len(serial) > 1 && serial[0] == 0 {
 		serial = serial[1:] // the sign of a positive number
 	}
-	s.SerialNumber = hex.EncodeToString(serial)
-	s.KeyFingerprint = sha256Hex(key)
+	sum := sha256.Sum256(key)
+	var space [2 * (sha256.Size + 21)]byte // RFC 5280 has serial numbers of up to 20 bytes
+	text := string(hex.AppendEncode(hex.AppendEncode(space[:0], sum[:]), serial))
+	s.KeyFingerprint, s.SerialNumber = text[:2*sha256.Size], text[2*sha256.Size:]
 
 	var ok bool
 	if s.NotBefore, ok = readTime(&validity); ok {
@@ -89,21 +143,38 @@ func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
 	if !ok {
 		p.add("validity is malformed")
 	}
-	for !tbs.Empty() {
+	s.readFields(tbs, p)
+}
+
+// readFields reads the extensions among the fields of a TBSCertificate.
+func (s *Signer) readFields(fields cryptobyte.String, p *problems) {
+	for !fields.Empty() {
 		var field cryptobyte.String
-		if !tbs.ReadAnyASN1(&field, &tag) {
-			p.add("fields after its key are malformed")
+		var tag der.Tag
+		if !fields.ReadAnyASN1(&field, &tag) {
+			p.add("fields are malformed")
 			return
 		}
-		if tag == der.Tag(3).ContextSpecific().Constructed() {
-			s.readExtensions(field, p)
+		if tag != tagExtensions {
+			continue
+		}
+		// There is one list. A second one is not for a reader to pass over in silence.
+		for more := true; more; more = !field.Empty() {
+			var list cryptobyte.String
+			if !field.ReadASN1(&list, der.SEQUENCE) {
+				p.add("extensions are malformed")
+				break
+			}
+			s.readExtensions(list, p)
 		}
 	}
 }
 
 // readTime reads a Time. cryptobyte takes as long for the two of a certificate as
 // for all of its extensions, so the form that RFC 5280 asks for, YYMMDDHHMMSSZ, is
-// read here and any other there.
+// read here and any other there. A time that in UTC lies outside of the years
+// 0–9999, as those with an offset can, is none: JSON has no form for it, so one
+// certificate with it could stop a report.
 func readTime(s *cryptobyte.String) (t time.Time, ok bool) {
 	var text cryptobyte.String
 	if rest := *s; rest.ReadASN1(&text, der.UTCTime) {
@@ -115,8 +186,14 @@ func readTime(s *cryptobyte.String) (t time.Time, ok bool) {
 	} else {
 		ok = s.ReadASN1GeneralizedTime(&t)
 	}
-	return t.UTC(), ok
+	if t = t.UTC(); t.Year() < 0 || t.After(lastTime) {
+		return time.Time{}, false
+	}
+	return t, ok
 }
+
+// lastTime is the last second that RFC 3339 and X.509 can write.
+var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 func utcTime(text []byte) (t time.Time, ok bool) {
 	var n [6]int // year, month, day, hour, minute, second
@@ -141,14 +218,9 @@ func utcTime(text []byte) (t time.Time, ok bool) {
 }
 
 // readExtensions lists all extensions and takes subjects and issuer from them.
-func (s *Signer) readExtensions(field cryptobyte.String, p *problems) {
-	var list cryptobyte.String
-	if !field.ReadASN1(&list, der.SEQUENCE) {
-		p.add("extensions are malformed")
-		return
-	}
+func (s *Signer) readExtensions(list cryptobyte.String, p *problems) {
 	if s.Extensions == nil {
-		s.Extensions = make([]Extension, 0, len(list)/40+1) // a Fulcio extension takes 40 bytes or more
+		s.Extensions = make([]Extension, 0, min(len(list)/40+1, 64)) // a Fulcio extension takes 40 bytes or more
 	}
 	// Values share one copy of the list; each ends where what is still unread begins.
 	all := string(list)
@@ -165,18 +237,19 @@ func (s *Signer) readExtensions(field cryptobyte.String, p *problems) {
 			p.add("an extension is malformed")
 			continue
 		}
-		dotted, name, ok := oidText(oid)
-		if !ok {
-			p.add("an extension's OID is malformed")
-			continue
-		}
 		length, decoded := textLength(oid, value)
 		end := len(all) - len(list) - len(ext)
 		text := all[end-length : end]
-		s.Extensions = append(s.Extensions, Extension{OID: dotted, Name: name, Value: text})
+		if len(s.Extensions) >= maxExtensions {
+			p.add(fmt.Sprintf("more than %d extensions", maxExtensions)) // what names somebody is still read
+		} else if dotted, name, ok := oidText(oid); ok {
+			s.Extensions = append(s.Extensions, Extension{OID: dotted, Name: name, Value: text})
+		} else {
+			p.add("an extension's OID is malformed")
+		}
 		switch string(oid) {
 		case oidSAN:
-			s.readNames(value, p)
+			s.readNames(value, all[end-len(value):end], p)
 		case oidIssuer:
 			issuerV1 = first(issuerV1, text)
 		case oidIssuerV2:
@@ -217,13 +290,19 @@ func textLength(oid, value cryptobyte.String) (length int, decoded bool) {
 }
 
 // readNames appends the names of a SubjectAltName extension, in order and
-// verbatim; of the OtherNames only Fulcio's user name.
-func (s *Signer) readNames(value cryptobyte.String, p *problems) {
+// verbatim; of the OtherNames only Fulcio's user name. text is value once more: the
+// names are parts of it, ten thousand of them no more memory than one.
+func (s *Signer) readNames(value cryptobyte.String, text string, p *problems) {
 	var names cryptobyte.String
 	if !value.ReadASN1(&names, der.SEQUENCE) || !value.Empty() {
 		p.add("subject alternative names are malformed")
 	}
+	after := len(value)
 	for !names.Empty() {
+		if len(s.Subjects) >= maxNames {
+			p.add(fmt.Sprintf("more than %d subject alternative names", maxNames))
+			return
+		}
 		var name cryptobyte.String
 		var tag der.Tag
 		if !names.ReadAnyASN1(&name, &tag) {
@@ -234,7 +313,8 @@ func (s *Signer) readNames(value cryptobyte.String, p *problems) {
 		case der.Tag(1).ContextSpecific(), // email
 			der.Tag(2).ContextSpecific(), // DNS name
 			der.Tag(6).ContextSpecific(): // URI
-			s.Subjects = append(s.Subjects, string(name))
+			end := len(text) - after - len(names)
+			s.Subjects = append(s.Subjects, text[end-len(name):end])
 		case der.Tag(7).ContextSpecific():
 			if len(name) != net.IPv4len && len(name) != net.IPv6len {
 				p.add("an IP address is malformed")

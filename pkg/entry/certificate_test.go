@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"golang.org/x/crypto/cryptobyte"
@@ -184,6 +185,7 @@ func TestHostileCertificatesGiveWhatCanBeRead(t *testing.T) {
 		"indefinite length":             {cert: []byte{0x30, 0x80, 0x30, 0x80}, err: "not a DER certificate"},
 		"length beyond its end":         {cert: []byte{0x30, 0x84, 0xff, 0xff, 0xff, 0xff}, err: "not a DER certificate"},
 		"cut before its extensions":     {cert: []byte{0x30, 5, 0x30, 3, 0x02, 1, 1}, err: "fields before its extensions"},
+		"serial number of another type": {cert: bytes.Replace(hostile(ext{oidIssuer, []byte("i")}), []byte{0x02, 0x02}, []byte{0x04, 0x02}, 1), issuer: "i", values: []string{"i"}, err: "fields before its extensions"},
 		"another certificate behind it": {cert: append(hostile(ext{oidIssuer, []byte("i")}), hostile()...), issuer: "i", values: []string{"i"}, err: "after its end"},
 		"extension of an unknown tagging": {cert: bytes.Replace(hostile(ext{oidIssuer, []byte("i")}, ext{oidIssuer, []byte("jjjj")}), []byte{0x04, 0x04}, []byte{0x05, 0x04}, 1),
 			issuer: "i", values: []string{"i"}, err: "an extension is malformed"},
@@ -267,6 +269,12 @@ func TestAnyByteAltered(t *testing.T) {
 	}
 }
 
+// writable is false for times that crypto/x509 accepts and JSON does not: see readTime.
+func writable(at time.Time) bool {
+	_, err := at.UTC().MarshalJSON()
+	return err == nil
+}
+
 // checkAgainstX509 holds FromCertificate against crypto/x509, if that accepts raw.
 func checkAgainstX509(t *testing.T, raw []byte) (accepted bool) {
 	t.Helper()
@@ -275,7 +283,13 @@ func checkAgainstX509(t *testing.T, raw []byte) (accepted bool) {
 		t.Errorf("got %s %s, want a certificate with its fingerprint", s.Type, s.Fingerprint)
 	}
 	cert, refused := x509.ParseCertificate(raw)
-	if refused != nil {
+	if refused != nil || !writable(cert.NotBefore) || !writable(cert.NotAfter) {
+		return false
+	}
+	// It passes over a second list of extensions, which we read.
+	if tbs, ok := tbsOf(raw); !ok {
+		return false
+	} else if _, _, ok := withoutExtensions(tbs); !ok {
 		return false
 	}
 	// crypto/x509 does not look into OtherNames, nor at what follows a wrong field.

@@ -1,13 +1,14 @@
 // Package entry turns a leaf into an entry and says who signed it.
 //
-// It knows every kind of Rekor v1.5.4 (hashedrekord, dsse, intoto, rekord, rpm,
+// Parse reads the leaves of Rekor. It knows every kind of Rekor v1.5.4 (hashedrekord, dsse, intoto, rekord, rpm,
 // jar, helm, alpine, tuf, cose, rfc3161) and of Rekor v2 (hashedrekord 0.0.2, dsse
 // 0.0.2). What the logs are made of, hashedrekord, dsse and intoto with
 // certificates or PKIX keys, takes a fast path; the rest goes through
-// sigstore/rekor's own types. A differential test holds the two equal.
+// sigstore/rekor's own types. A differential test holds the two equal. ParseCT
+// reads the leaves of CT logs, RFC 6962's and static-ct-api's.
 //
-// It keeps its share of P6 (one bad entry never stops the others): Parse never
-// panics, and an error from it leaves the leaf to be counted, kept and reported.
+// It keeps its share of P6 (one bad entry never stops the others): Parse and ParseCT
+// never panic, and an error from them leaves the leaf to be counted, kept and reported.
 package entry
 
 import (
@@ -34,11 +35,14 @@ func Parse(leaf []byte) (*Entry, error) {
 
 // Entry is a leaf that has been parsed.
 type Entry struct {
-	Kind    string // "hashedrekord", "dsse", …
-	Version string // apiVersion, "0.0.1"
+	Kind    string // "hashedrekord", "dsse", …; of CT "certificate", "precertificate"
+	Version string // apiVersion, "0.0.1"; of CT "v1"
 	// Digests are the artifact's digests, "sha256:<hex>"; of an attestation, its
 	// payload's, then of intoto also its envelope's.
 	Digests []string
+	// Logged is when a CT log says that it took the entry, to the millisecond; zero for
+	// other logs. It is in the leaf, and the log's own word.
+	Logged time.Time
 	// Signers are in the order of the entry. A PGP key ring has one for each key and
 	// subkey, a TUF root one for each key, since any of them may have signed.
 	Signers []Signer
@@ -51,7 +55,7 @@ type SignerType string
 // X509: in the log a jar's PKCS7 has become one, and of a timestamp (rfc3161) it is
 // the authority's. So PKCS7 is not given to any kind of Rekor v1.5.4.
 const (
-	X509     SignerType = "x509" // a certificate; the only type with issuer and extensions
+	X509     SignerType = "x509" // a certificate or precertificate; the only type with issuer and extensions
 	PKIX     SignerType = "pkix" // a bare public key
 	PGP      SignerType = "pgp"
 	SSH      SignerType = "ssh"
@@ -76,11 +80,20 @@ type Signer struct {
 	// fingerprints are. Certificate: SHA-256 of its DER. Bare key, also of TUF and
 	// minisign: SHA-256 of its SPKI DER. PGP: the key's or subkey's own fingerprint
 	// (SHA-1 for version 4 keys). All in lower-case hex. SSH: "SHA256:<unpadded base64>".
+	// "" for a precertificate, of whose DER a log keeps only a part.
 	Fingerprint string
-	// KeyFingerprint is SHA-256 of a certificate's SPKI DER, hex; "" for other types.
+	// KeyFingerprint is SHA-256 of a certificate's or precertificate's SPKI DER, hex; ""
+	// for other types.
 	KeyFingerprint string
 	Extensions     []Extension
-	Certificate    []byte // DER of a certificate; nil for keys
+	Certificate    []byte // DER of a certificate; nil for keys and precertificates
+	// TBS is the DER TBSCertificate that a CT log keeps of a precertificate, its poison
+	// taken out; nil otherwise. The CA's signature does not cover it: see
+	// [Signer.CheckPrecertificate].
+	TBS []byte
+	// IssuerKeyHash, of a precertificate, is SHA-256 of the SPKI DER of the CA that is to
+	// sign the certificate.
+	IssuerKeyHash [32]byte
 	// Chain is the DER of further certificates that the entry carries; not parsed.
 	Chain               [][]byte
 	SerialNumber        string // lower-case hex, two digits a byte
@@ -98,8 +111,8 @@ type Extension struct {
 	Value string
 }
 
-// UnknownKindError is returned by Parse for a kind or apiVersion that is not
-// known; such leaves are counted and reported, not lost.
+// UnknownKindError is returned for a kind or apiVersion, of CT for a leaf's version,
+// type or entry type, that is not known; such leaves are counted and reported, not lost.
 type UnknownKindError struct{ Kind, Version string }
 
 func (e *UnknownKindError) Error() string {

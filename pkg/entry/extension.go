@@ -121,8 +121,11 @@ func oidText(der []byte) (oid, name string, ok bool) {
 		return "2.5.29.35", "", true
 	case "\x55\x1d\x25":
 		return "2.5.29.37", "", true
-	case "\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02":
+	case oidSCTList:
 		return "1.3.6.1.4.1.11129.2.4.2", "", true
+	}
+	if len(der) > maxOID {
+		return "", "", false
 	}
 	// An asn1.ObjectIdentifier cannot hold arcs beyond 31 bits; this one can.
 	var parsed x509.OID

@@ -9,17 +9,24 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
+	"testing"
 
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/tls"
 	pb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
 	tilescert "github.com/sigstore/rekor-tiles/v2/pkg/verifier/certificate"
 	tileskey "github.com/sigstore/rekor-tiles/v2/pkg/verifier/publickey"
 	"github.com/sigstore/rekor/pkg/generated/models"
 	"github.com/sigstore/rekor/pkg/types"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"golang.org/x/crypto/cryptobyte"
+	der "golang.org/x/crypto/cryptobyte/asn1"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -217,4 +224,68 @@ func checkCertificate(cert *x509.Certificate, s Signer) error {
 		return fmt.Errorf("got issuer %q, want %q", s.Issuer, want)
 	}
 	return nil
+}
+
+// checkAgainstLibrary holds ParseCT against the CT library, which refuses what is
+// not whole, and against our own reading of whole certificates.
+func checkAgainstLibrary(t *testing.T, name string, leaf []byte) {
+	t.Helper()
+	e, err := ParseCT(leaf)
+	if (e == nil) && err == nil || e != nil && len(e.Signers) != 1 {
+		t.Fatalf("%s: got %+v, %v, want one signer or an error", name, e, err)
+	}
+	var theirs ct.MerkleTreeLeaf
+	rest, refused := tls.Unmarshal(leaf, &theirs)
+	if refused != nil || len(rest) > 0 {
+		if err == nil {
+			t.Errorf("%s: got no error; the library says %v, %d bytes left", name, refused, len(rest))
+		}
+		return
+	}
+	// It leaves unknown versions and types to its caller.
+	if theirs.Version != ct.V1 || theirs.LeafType != ct.TimestampedEntryLeafType || e == nil {
+		if unknown := (*UnknownKindError)(nil); e != nil || !errors.As(err, &unknown) {
+			t.Errorf("%s: got %+v, %v, want an *UnknownKindError for %+v", name, e, err, theirs)
+		}
+		return
+	}
+	s, entry := e.Signers[0], theirs.TimestampedEntry
+	if entry.Timestamp <= math.MaxInt64/2 && !e.Logged.IsZero() && e.Logged.UnixMilli() != int64(entry.Timestamp) {
+		t.Errorf("%s: got it logged %v, the library %d", name, e.Logged, entry.Timestamp)
+	}
+	whole := s.Certificate
+	switch entry.EntryType {
+	case ct.X509LogEntryType:
+		if e.Kind != "certificate" || !bytes.Equal(s.Certificate, entry.X509Entry.Data) || s.TBS != nil {
+			t.Errorf("%s: got %s %x, the library a certificate %x", name, e.Kind, s.Certificate, entry.X509Entry.Data)
+		}
+	case ct.PrecertLogEntryType:
+		want := entry.PrecertEntry
+		if e.Kind != "precertificate" || !bytes.Equal(s.TBS, want.TBSCertificate) || s.IssuerKeyHash != want.IssuerKeyHash || s.Certificate != nil || s.Fingerprint != "" {
+			t.Errorf("%s: got %s %x of %x, the library a precertificate %x of %x", name, e.Kind, s.TBS, s.IssuerKeyHash, want.TBSCertificate, want.IssuerKeyHash)
+		}
+		whole = wrap(s.TBS)
+	}
+	again, _ := FromCertificate(whole)
+	if !reflect.DeepEqual(again.Subjects, s.Subjects) || again.Issuer != s.Issuer || !reflect.DeepEqual(again.Extensions, s.Extensions) ||
+		again.KeyFingerprint != s.KeyFingerprint || again.SerialNumber != s.SerialNumber || !again.NotBefore.Equal(s.NotBefore) {
+		// A certificate in a TBSCertificate's place is read; wrapped once more it is not.
+		if s.TBS == nil || !strings.Contains(err.Error(), "but a certificate") {
+			t.Errorf("%s: got\n%+v\nin a certificate of its own\n%+v", name, s, again)
+		}
+	}
+	if s.CertificateID() != again.CertificateID() {
+		t.Errorf("%s: got ID %q, in a certificate of its own %q", name, s.CertificateID(), again.CertificateID())
+	}
+}
+
+// wrap makes a certificate, its signature aside, of a TBSCertificate.
+func wrap(tbs []byte) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddASN1(der.SEQUENCE, func(*cryptobyte.Builder) {})
+		b.AddASN1BitString([]byte{1})
+	})
+	return b.BytesOrPanic()
 }

@@ -21,6 +21,7 @@ func FuzzDocumentsComeBackAsTheyWere(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		roundTrip[Run](t, data)
 		roundTrip[Log](t, data)
+		roundTrip[Trust](t, data)
 	})
 }
 

@@ -3,7 +3,6 @@ package tlog
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -11,10 +10,12 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -39,7 +40,8 @@ type Checkpoint struct {
 	// Frozen is set by a signed extension line "Log frozen — <time>", which
 	// Rekor v2's operators add to a retired shard: it promises no more growth.
 	Frozen bool
-	Note   []byte // verbatim
+	Time   time.Time // of a CT log's tree head, which signs it; zero for other logs
+	Note   []byte    // verbatim
 }
 
 // Key is a log's public key, from the trusted root or the configuration.
@@ -69,25 +71,36 @@ func NewKey(public crypto.PublicKey) (Key, error) {
 }
 
 // ParseKeyPEM reads one PEM "PUBLIC KEY" block (PKIX).
-func ParseKeyPEM(pem []byte) (Key, error) {
-	public, err := cryptoutils.UnmarshalPEMToPublicKey(pem)
+func ParseKeyPEM(text []byte) (Key, error) {
+	public, err := cryptoutils.UnmarshalPEMToPublicKey(text)
 	if err != nil {
 		return Key{}, fmt.Errorf("not a PEM public key: %w", err)
 	}
 	return NewKey(public)
 }
 
+// PEM is the key as ParseKeyPEM reads it, without its LogID.
+func (k Key) PEM() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.spki}))
+}
+
+// Same reports whether both are one public key, whatever LogID they are given.
+func (k Key) Same(other Key) bool { return bytes.Equal(k.spki, other.spki) }
+
 // Hex is the key's LogID as 64 hex digits.
 func (k Key) Hex() string { return hex.EncodeToString(k.LogID[:]) }
 
-// OriginID is the log ID of a Rekor v2 log: for Ed25519 SHA-256(origin ‖ "\n" ‖
-// 0x01 ‖ key), the C2SP signed-note key ID untruncated; otherwise that of the SPKI.
+// OriginID is the log ID of a Rekor v2 log, the C2SP signed-note key ID untruncated:
+// for Ed25519 SHA-256(origin ‖ "\n" ‖ 0x01 ‖ key), for RSA SHA-256(origin ‖ "\n" ‖ 0xff ‖
+// "PKIX-RSA-PKCS#1v1.5" ‖ SPKI), for ECDSA that of the SPKI alone.
 func (k Key) OriginID(origin string) [32]byte {
-	public, ok := k.Public.(ed25519.PublicKey)
-	if !ok {
-		return sha256.Sum256(k.spki)
+	switch public := k.Public.(type) {
+	case ed25519.PublicKey:
+		return sha256.Sum256(append([]byte(origin+"\n\x01"), public...))
+	case *rsa.PublicKey:
+		return sha256.Sum256(append([]byte(origin+"\n\xffPKIX-RSA-PKCS#1v1.5"), k.spki...))
 	}
-	return sha256.Sum256(append([]byte(origin+"\n\x01"), public...))
+	return sha256.Sum256(k.spki)
 }
 
 // Verify checks sig over msg: ASN.1 ECDSA or PKCS #1 v1.5 RSA over SHA-256, or
@@ -113,16 +126,8 @@ func (v noteVerifier) Verify(msg, sig []byte) bool { return v.key.Verify(msg, si
 func (k Key) keyHashes(name string) []uint32 {
 	spki := sha256.Sum256(k.spki)
 	hints := []uint32{binary.BigEndian.Uint32(spki[:]), binary.BigEndian.Uint32(k.LogID[:])}
-	switch k.Public.(type) {
-	case ed25519.PublicKey:
-		id := k.OriginID(name)
-		hints = append(hints, binary.BigEndian.Uint32(id[:]))
-	case *rsa.PublicKey:
-		id := sha256.Sum256(append([]byte(name+"\n\xffPKIX-RSA-PKCS#1v1.5"), k.spki...))
-		hints = append(hints, binary.BigEndian.Uint32(id[:]))
-	case *ecdsa.PublicKey:
-	}
-	return hints
+	id := k.OriginID(name)
+	return append(hints, binary.BigEndian.Uint32(id[:]))
 }
 
 // OpenCheckpoint parses a signed note and verifies it under one of keys; it

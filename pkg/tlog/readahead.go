@@ -96,7 +96,12 @@ func (b *Budget) releaseOversize() {
 }
 
 // Chunk is a range of leaves [From, To) that is fetched at once.
-type Chunk struct{ From, To uint64 }
+type Chunk struct {
+	From, To uint64
+	// Bytes is what the answer will hardly exceed, for want of answers to learn that
+	// from; 0 if nothing is known.
+	Bytes int64
+}
 
 // ReadAhead streams the leaves of chunks in order, fetching ahead as much as
 // the host of url bears and the client's [Budget] allows.
@@ -193,6 +198,9 @@ func (r *reader) topUp(ctx context.Context) error {
 			r.pending = &chunk
 		}
 		limit := r.sizes.estimate()
+		if r.sizes.n == 0 && r.pending.Bytes > 0 {
+			limit = min(max(r.pending.Bytes, minEstimate), MaxChunk)
+		}
 		switch first := len(r.line) == 0; {
 		case limit > r.budget.size/4:
 			// Chunks this large are not read ahead: each goes, when it is first,

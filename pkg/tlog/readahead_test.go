@@ -20,7 +20,7 @@ import (
 func chunksOf(n uint64) iter.Seq[Chunk] {
 	return func(yield func(Chunk) bool) {
 		for from := uint64(0); from < n; from += 10 {
-			if !yield(Chunk{from, min(n, from+10)}) {
+			if !yield(Chunk{from, min(n, from+10), 0}) {
 				return
 			}
 		}
@@ -131,7 +131,7 @@ func TestWhatIsHeldStaysWithinWhatIsReserved(t *testing.T) {
 			}
 			if leaf.Index%10 == 9 {
 				time.Sleep(time.Millisecond)
-				hold(-sizeOf(Chunk{leaf.Index - 9, 0}))
+				hold(-sizeOf(Chunk{leaf.Index - 9, 0, 0}))
 			}
 		}
 		if peak == 0 || peak > c.budget.peak || c.budget.peak > defaultBudget {

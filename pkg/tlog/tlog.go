@@ -67,7 +67,7 @@ func ParseID(s string) (ID, error) {
 // Type is the protocol a log speaks, as the configuration spells it.
 type Type string
 
-// The protocols. Both CT types are read by a later release.
+// The protocols.
 const (
 	RekorV1  Type = "rekor-v1"
 	RekorV2  Type = "rekor-v2"
@@ -93,6 +93,17 @@ type Leaf struct {
 	Data   []byte  // what is hashed; it aliases the fetched buffer, so keeping it keeps the buffer
 	Hash   Hash    // LeafHash(Data), computed here, never taken from the log
 	Claims *Claims // what the log says of the leaf without the tree committing to it; nil for most logs
+	// Submission gets what a CT log serves beside the leaf; nil for other logs. It may
+	// have to fetch: call it for findings only. It keeps the fetched buffer, as Data does.
+	Submission func(ctx context.Context) (Submission, error)
+}
+
+// Submission is what a CA handed to a CT log, as the log serves it. The leaf hash
+// does not cover it: the precertificate has to be checked against the leaf, the
+// chain may link and never anchor.
+type Submission struct {
+	Precertificate []byte   // DER; nil of a leaf that is a certificate
+	Chain          [][]byte // DER, the issuer first; fewer, or none, if the log has no more
 }
 
 // Claims is what Rekor v1 serves beside a leaf. None of it is in the leaf hash.

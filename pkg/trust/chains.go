@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/json"
@@ -106,9 +107,16 @@ func readPool(location string, read Read) (*x509.CertPool, error) {
 // considered; an entry may carry any number, and each costs work.
 const maxServed = 8
 
-// subjectAltName is the extension that Fulcio marks critical and fills with an
-// OtherName, which crypto/x509 does not handle.
-var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+var (
+	// subjectAltName is the extension that Fulcio marks critical and fills with an
+	// OtherName, which crypto/x509 does not handle.
+	subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	// poison is the extension that makes a certificate a precertificate, and
+	// precertificateSigning the key usage of a CA that only issues those: RFC 6962
+	// section 3.1.
+	poison                = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
+	precertificateSigning = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4}
+)
 
 // Check reports whether the certificate der chains to an authority that was valid
 // at the certificate's NotBefore, with all of the chain valid then, for code
@@ -123,11 +131,60 @@ func (c *Chains) Check(der []byte, chain [][]byte) (trusted, known bool, err err
 	if err != nil {
 		return false, true, fmt.Errorf("not a certificate: %w", err)
 	}
-	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, subjectAltName.Equal)
+	return c.check(cert, chain, func(*x509.Certificate) error { return nil })
+}
 
+// CheckPrecertificate is Check for a precertificate: der with its poison (RFC 6962
+// section 3.1). The chain is trusted only if the certificate that issued der in it has
+// the key that the CT log's leaf names, issuerKeyHash: SHA-256 of its SPKI DER. That
+// der is the one that the leaf commits to is for the caller to check.
+//
+// One that a precertificate signing certificate issued is not trusted: the leaf
+// names another issuer.
+func (c *Chains) CheckPrecertificate(der []byte, issuerKeyHash [32]byte, chain [][]byte) (trusted, known bool, err error) {
+	if c.Len() == 0 {
+		return false, false, nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return false, true, fmt.Errorf("not a precertificate: %w", err)
+	}
+	if !slices.ContainsFunc(cert.UnhandledCriticalExtensions, poison.Equal) {
+		return false, true, errors.New("not a precertificate: no critical poison extension")
+	}
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, poison.Equal)
+	trusted, known, err = c.check(cert, chain, func(issuer *x509.Certificate) error {
+		if onlyPrecertificates(issuer) {
+			return errPrecertificateSigning
+		}
+		if got := sha256.Sum256(issuer.RawSubjectPublicKeyInfo); got != issuerKeyHash {
+			return fmt.Errorf("issued by the key %x, the log's leaf names %x", got, issuerKeyHash)
+		}
+		return nil
+	})
+	// Such an issuer seldom is for code signing too, so that the chain does not verify.
+	if err != nil && !errors.Is(err, errPrecertificateSigning) && len(chain) > 0 {
+		issuer, parseErr := x509.ParseCertificate(chain[0])
+		if parseErr == nil && bytes.Equal(issuer.RawSubject, cert.RawIssuer) && onlyPrecertificates(issuer) {
+			err = fmt.Errorf("%w: %w", errPrecertificateSigning, err)
+		}
+	}
+	return trusted, known, err
+}
+
+var errPrecertificateSigning = errors.New("issued by a precertificate signing certificate, which is not supported")
+
+func onlyPrecertificates(issuer *x509.Certificate) bool {
+	return slices.ContainsFunc(issuer.UnknownExtKeyUsage, precertificateSigning.Equal)
+}
+
+// check tries every authority; accept judges the certificate that issued cert, of
+// each chain that verifies.
+func (c *Chains) check(cert *x509.Certificate, chain [][]byte, accept func(issuer *x509.Certificate) error) (trusted, known bool, err error) {
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, subjectAltName.Equal)
 	var errs []error
 	for _, a := range c.authorities {
-		if err := a.check(cert, chain); err != nil {
+		if err := a.check(cert, chain, accept); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -136,7 +193,7 @@ func (c *Chains) Check(der []byte, chain [][]byte) (trusted, known bool, err err
 	return false, true, errors.Join(errs...)
 }
 
-func (a authority) check(cert *x509.Certificate, chain [][]byte) error {
+func (a authority) check(cert *x509.Certificate, chain [][]byte, accept func(issuer *x509.Certificate) error) error {
 	at := cert.NotBefore
 	if !a.start.IsZero() && at.Before(a.start) || !a.end.IsZero() && at.After(a.end) {
 		return fmt.Errorf("authority %s was not valid on %s", a.uri, at.UTC().Format(time.RFC3339))
@@ -150,12 +207,21 @@ func (a authority) check(cert *x509.Certificate, chain [][]byte) error {
 			}
 		}
 	}
-	_, err := cert.Verify(x509.VerifyOptions{
+	verified, err := cert.Verify(x509.VerifyOptions{
 		Roots: a.roots, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	})
 	if err != nil {
 		return fmt.Errorf("authority %s: %w", a.uri, err)
 	}
-	return nil
+	var errs []error
+	for _, path := range verified {
+		// A root that is in its own pool has no issuer but itself.
+		if err := accept(path[min(1, len(path)-1)]); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		return nil
+	}
+	return fmt.Errorf("authority %s: %w", a.uri, errors.Join(errs...))
 }

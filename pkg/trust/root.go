@@ -1,16 +1,20 @@
 // Package trust reads which logs and certificate authorities exist, and with
-// which keys: from a Sigstore trusted root or from PEM files.
+// which keys: from a Sigstore trusted root, which a TUF repository gives out or a
+// file has, or from PEM files.
 //
 // It keeps its share of P6 (one bad log never stops the others) and P9 (no silent
 // gap): a trusted root is read log by log, and one that cannot be read is a
-// warning that names it. [Chains.Check] is what says that a certificate is
-// trusted; only a certificate that verifies at its own NotBefore, under an
-// authority valid at that time, is.
+// warning that names it. [Repository.Refresh] believes nothing that TUF does not
+// verify and never goes back behind what was verified before; when it cannot go on,
+// it says why and leaves the keys as they were. [Chains.Check] is what says that a
+// certificate is trusted; only a certificate that verifies at its own NotBefore,
+// under an authority valid at that time, is.
 package trust
 
 import (
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
@@ -35,7 +39,7 @@ const MaxFile = 4 << 20
 // Root is what a Sigstore trusted root says, as far as it could be read.
 type Root struct {
 	Rekor    []Log // Rekor v1 services' keys and Rekor v2 shards
-	CT       []Log // certificate transparency logs, which a later release reads
+	CT       []Log // certificate transparency logs
 	Chains   *Chains
 	Warnings []string // each names the log or authority that could not be read
 }
@@ -58,6 +62,17 @@ func (l Log) Retired(now time.Time) bool { return !l.End.IsZero() && l.End.Befor
 func (r *Root) At(base string) []Log {
 	var at []Log
 	for _, l := range r.Rekor {
+		if strings.EqualFold(l.URL, strings.TrimRight(base, "/")) {
+			at = append(at, l)
+		}
+	}
+	return at
+}
+
+// CTAt returns the CT logs with the given base URL.
+func (r *Root) CTAt(base string) []Log {
+	var at []Log
+	for _, l := range r.CT {
 		if strings.EqualFold(l.URL, strings.TrimRight(base, "/")) {
 			at = append(at, l)
 		}
@@ -232,14 +247,25 @@ func parseKey(pb *pbcommon.PublicKey) (crypto.PublicKey, error) {
 	return public, nil
 }
 
-// rekorType tells a Rekor v2 shard by its log ID, SHA-256(origin ‖ "\n" ‖ 0x01 ‖
-// key), from a Rekor v1 service, whose is the hash of its key.
+// rekorType tells a Rekor v2 shard by its log ID, the C2SP signed-note key ID
+// untruncated, from a Rekor v1 service, whose is the hash of its key. The ID of a v2
+// shard with an ECDSA key is that hash too (rekor-tiles, pkg/note): it reads as v1.
 func rekorType(l Log) tlog.Type {
-	if _, ok := l.Key.Public.(ed25519.PublicKey); ok && l.Key.LogID == l.Key.OriginID(l.Origin) {
-		return tlog.RekorV2
-	}
 	spki, err := x509.MarshalPKIXPublicKey(l.Key.Public)
-	if err == nil && l.Key.LogID == sha256.Sum256(spki) {
+	if err != nil {
+		return ""
+	}
+	var v2 []byte
+	switch public := l.Key.Public.(type) {
+	case ed25519.PublicKey:
+		v2 = append([]byte(l.Origin+"\n\x01"), public...)
+	case *rsa.PublicKey:
+		v2 = append([]byte(l.Origin+"\n\xffPKIX-RSA-PKCS#1v1.5"), spki...)
+	}
+	switch id := l.Key.LogID; {
+	case v2 != nil && id == sha256.Sum256(v2):
+		return tlog.RekorV2
+	case id == sha256.Sum256(spki):
 		return tlog.RekorV1
 	}
 	return ""

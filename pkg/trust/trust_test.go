@@ -2,9 +2,13 @@ package trust
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -373,4 +377,55 @@ func FuzzParseTrustedRootNeverPanics(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestAShardIsToldByItsIDWhateverItsKey(t *testing.T) {
+	ecdsaKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edKey, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const origin = "rekor.example.com/shard"
+	for _, tc := range []struct {
+		name   string
+		public crypto.PublicKey
+		id     func(spki []byte) [32]byte
+		want   tlog.Type
+	}{
+		{"Ed25519 with its origin", edKey, func([]byte) [32]byte { return sha256.Sum256(append([]byte(origin+"\n\x01"), edKey...)) }, tlog.RekorV2},
+		{"Ed25519 with another origin", edKey, func([]byte) [32]byte { return sha256.Sum256(append([]byte("other\n\x01"), edKey...)) }, ""},
+		{"Ed25519 alone", edKey, func(spki []byte) [32]byte { return sha256.Sum256(spki) }, tlog.RekorV1},
+		{"RSA with its origin", &rsaKey.PublicKey, func(spki []byte) [32]byte {
+			return sha256.Sum256(append([]byte(origin+"\n\xffPKIX-RSA-PKCS#1v1.5"), spki...))
+		}, tlog.RekorV2},
+		{"RSA alone", &rsaKey.PublicKey, func(spki []byte) [32]byte { return sha256.Sum256(spki) }, tlog.RekorV1},
+		{"ECDSA alone", &ecdsaKey.PublicKey, func(spki []byte) [32]byte { return sha256.Sum256(spki) }, tlog.RekorV1},
+		{"nothing", &ecdsaKey.PublicKey, func([]byte) [32]byte { return sha256.Sum256(nil) }, ""},
+	} {
+		spki, err := x509.MarshalPKIXPublicKey(tc.public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := tc.id(spki)
+		data, err := json.Marshal(map[string]any{"mediaType": mediaType, "tlogs": []any{map[string]any{
+			"baseUrl": "https://" + origin + "/", "hashAlgorithm": "SHA2_256", "publicKey": map[string]any{"rawBytes": spki}, "logId": map[string]any{"keyId": id[:]},
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, err := ParseTrustedRoot(data)
+		if err != nil || len(root.Rekor) != 1 {
+			t.Fatalf("%s: got %+v, %v", tc.name, root, err)
+		}
+		if l := root.Rekor[0]; l.Type != tc.want || l.Key.LogID != id || l.Origin != origin {
+			t.Errorf("%s: got type %q, log ID %s, origin %s; want %q, the ID given, %s", tc.name, l.Type, l.Key.Hex(), l.Origin, tc.want, origin)
+		}
+	}
 }

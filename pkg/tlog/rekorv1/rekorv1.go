@@ -70,6 +70,7 @@ type Service struct {
 	keys   []tlog.Key
 	// accepted are further keys of known trees.
 	accepted map[tlog.ID][]tlog.Key
+	index    index
 }
 
 // New returns the service that cfg names; nothing is fetched yet.

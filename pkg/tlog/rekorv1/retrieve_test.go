@@ -206,7 +206,7 @@ func FuzzInclusionProofNeverPanics(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, err := edge(known, index+1)
+		r, err := known.Edge(index + 1)
 		if err != nil || r.End() != index+1 {
 			t.Errorf("a verified proof for %d gives the edge %v, %v", index, r, err)
 		}

@@ -9,8 +9,6 @@ import (
 	"sync"
 
 	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/proof"
-	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
@@ -143,106 +141,30 @@ func parseHashes(hashes []string) ([][]byte, error) {
 	return out, nil
 }
 
-// nodes is hashes of a proof by their place in the tree.
-type nodes map[compact.NodeID][]byte
-
-// proofNodes tells the places of a proof's hashes, and checks their number. RFC
-// 6962 folds the nodes of the tree's ragged right edge into one hash; that one is
-// nobody's place.
-func proofNodes(n proof.Nodes, hashes [][]byte) (nodes, error) {
-	_, begin, end := n.Ephem()
-	folded := max(end-begin-1, 0)
-	if want := len(n.IDs) - folded; len(hashes) != want {
-		return nil, fmt.Errorf("a proof of %d hashes, want %d", len(hashes), want)
-	}
-	out := make(nodes)
-	for i, id := range n.IDs {
-		switch {
-		case folded == 0 || i < begin:
-			out[id] = hashes[i]
-		case i >= end:
-			out[id] = hashes[i-folded]
-		}
-	}
-	return out, nil
-}
-
-// Frontier returns the left edge at size as the inclusion proof of leaf size-1
-// gives it: the proof's left siblings are the compact range before the leaf. The
-// proof is in the service's tree of the moment, which may be larger than cp's or,
-// from a lagging replica, smaller, and must verify there. If that leaf cannot be
-// had, the consistency proof size-1→size gives the same, but where size-1 is a
-// power of two.
+// Frontier returns the left edge at size as proofs give it, see [tlog.Prover]. An
+// inclusion proof is in the service's tree of the moment, which may be larger than
+// cp's or, from a lagging replica, smaller, and must verify there.
 func (t *Tree) Frontier(ctx context.Context, size uint64, cp tlog.Checkpoint) (*compact.Range, error) {
-	if size < 1 || size > cp.Size {
-		return nil, fmt.Errorf("no left edge at %d in a tree of size %d", size, cp.Size)
-	}
-	last := size - 1
-	known, err := t.inclusion(ctx, last)
-	var leafErr *tlog.LeafError
-	if errors.As(err, &leafErr) && last&(last-1) != 0 {
-		if known, err = t.consistency(ctx, last); err != nil {
-			return nil, errors.Join(leafErr, err)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return edge(known, size)
+	return t.prover().Frontier(ctx, size, cp)
 }
 
-// edge is the compact range [0, size), of known nodes.
-func edge(known nodes, size uint64) (*compact.Range, error) {
-	var hashes [][]byte
-	for _, id := range compact.RangeNodes(0, size-1, nil) {
-		hashes = append(hashes, known[id])
-	}
-	r, err := tlog.NewRange(size-1, hashes)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.Append(known[compact.NewNodeID(0, size-1)], nil); err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// LeafHash returns the hash of a leaf without needing its body, which may not be
-// had: the consistency proof index→index+1 contains it. Leaf 0 is in none;
-// its hash is the root of a tree of size 1, else the first sibling in the
-// inclusion proof of leaf 1.
+// LeafHash returns the hash of a leaf without needing its body, which may not be had.
 func (t *Tree) LeafHash(ctx context.Context, index uint64, cp tlog.Checkpoint) (tlog.Hash, error) {
-	var known nodes
-	var err error
-	switch {
-	case index >= cp.Size:
-		return tlog.Hash{}, fmt.Errorf("no leaf %d in a tree of size %d", index, cp.Size)
-	case index > 0:
-		known, err = t.consistency(ctx, index)
-	case cp.Size == 1:
-		return cp.Root, nil
-	default:
-		known, err = t.inclusion(ctx, 1)
-	}
-	if err != nil {
-		return tlog.Hash{}, err
-	}
-	return tlog.Hash(known[compact.NewNodeID(0, index)]), nil
+	return t.prover().LeafHash(ctx, index, cp)
+}
+
+func (t *Tree) prover() tlog.Prover {
+	return tlog.Prover{Inclusion: t.inclusion, Append: t.consistency}
 }
 
 // consistency fetches the proof that one leaf was appended to a tree of the size
-// given. It contains that leaf's hash, and the compact range before it unless
-// size is a power of two.
-func (t *Tree) consistency(ctx context.Context, size uint64) (nodes, error) {
-	n, err := proof.Consistency(size, size+1)
-	if err != nil {
-		return nil, err
-	}
+// given.
+func (t *Tree) consistency(ctx context.Context, size uint64) (tlog.Nodes, error) {
 	hashes, err := t.ConsistencyProof(ctx, size, size+1)
 	if err != nil {
 		return nil, err
 	}
-	known, err := proofNodes(n, hashes)
+	nodes, err := tlog.AppendNodes(size, hashes)
 	if err != nil {
 		return nil, &tlog.Unverified{
 			What:   fmt.Sprintf("the consistency proof from size %d to %d of tree %s at %s", size, size+1, t.treeID, t.service.url),
@@ -250,13 +172,13 @@ func (t *Tree) consistency(ctx context.Context, size uint64) (nodes, error) {
 			Err:    err,
 		}
 	}
-	return known, nil
+	return nodes, nil
 }
 
 // inclusion fetches a leaf with its inclusion proof, and returns the nodes of
 // the proof and the leaf's own. The root that it verifies under is the one
 // served with it: that shows the proof to be whole, no more.
-func (t *Tree) inclusion(ctx context.Context, index uint64) (nodes, error) {
+func (t *Tree) inclusion(ctx context.Context, index uint64, _ tlog.Checkpoint) (tlog.Nodes, error) {
 	got, err := t.one(ctx, index)
 	var leafErr *tlog.LeafError
 	if errors.As(err, &leafErr) && leafErr.Served != nil {
@@ -265,11 +187,11 @@ func (t *Tree) inclusion(ctx context.Context, index uint64) (nodes, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := openInclusion(index, got.leaves[0].Hash, got.entries[0].proof)
+	nodes, err := openInclusion(index, got.leaves[0].Hash, got.entries[0].proof)
 	if err != nil {
 		return nil, &tlog.Unverified{What: "the inclusion proof of " + t.entryName(index), Served: got.raw, Err: err}
 	}
-	return known, nil
+	return nodes, nil
 }
 
 func (t *Tree) entryName(index uint64) string {
@@ -278,7 +200,7 @@ func (t *Tree) entryName(index uint64) string {
 
 // openInclusion verifies Rekor's JSON form of an inclusion proof. Its logIndex,
 // unlike the entry's, is the tree's own.
-func openInclusion(index uint64, leaf tlog.Hash, raw []byte) (nodes, error) {
+func openInclusion(index uint64, leaf tlog.Hash, raw []byte) (tlog.Nodes, error) {
 	if raw == nil {
 		return nil, errors.New("there is none")
 	}
@@ -298,17 +220,5 @@ func openInclusion(index uint64, leaf tlog.Hash, raw []byte) (nodes, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, p.TreeSize, leaf[:], hashes, p.RootHash[:]); err != nil {
-		return nil, err
-	}
-	n, err := proof.Inclusion(index, p.TreeSize)
-	if err != nil {
-		return nil, err
-	}
-	known, err := proofNodes(n, hashes)
-	if err != nil {
-		return nil, err
-	}
-	known[compact.NewNodeID(0, index)] = leaf[:]
-	return known, nil
+	return tlog.InclusionNodes(index, p.TreeSize, leaf, hashes, p.RootHash)
 }

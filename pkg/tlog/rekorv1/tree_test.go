@@ -92,7 +92,7 @@ func TestFrontierIsTheSameInEveryTreeOfTheMoment(t *testing.T) {
 			if err != nil {
 				t.Fatalf("leaf %d of %d: %v", index, size, err)
 			}
-			r, err := edge(known, index+1)
+			r, err := known.Edge(index + 1)
 			if err != nil {
 				t.Fatalf("leaf %d of %d: %v", index, size, err)
 			}

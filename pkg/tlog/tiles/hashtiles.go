@@ -72,24 +72,24 @@ type tileKey struct {
 
 // cache keeps the tiles around the edge at which a run works: a proof and a
 // frontier, and the holes of one bundle, need the same few. At 64 tiles it holds at
-// most 512 KiB.
-type cache struct {
+// most 512 KiB; at 64 of a CT log's issuers 2 MiB.
+type cache[K comparable] struct {
 	mu    sync.Mutex
-	tiles map[tileKey][]byte
+	files map[K][]byte
 }
 
-func (c *cache) get(k tileKey) ([]byte, bool) {
+func (c *cache[K]) get(k K) ([]byte, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	raw, ok := c.tiles[k]
+	raw, ok := c.files[k]
 	return raw, ok
 }
 
-func (c *cache) put(k tileKey, raw []byte) {
+func (c *cache[K]) put(k K, raw []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tiles == nil || len(c.tiles) >= 64 {
-		c.tiles = map[tileKey][]byte{}
+	if c.files == nil || len(c.files) >= 64 {
+		c.files = map[K][]byte{}
 	}
-	c.tiles[k] = raw
+	c.files[k] = raw
 }

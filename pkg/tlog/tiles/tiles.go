@@ -1,15 +1,16 @@
 // Package tiles reads logs that implement https://c2sp.org/tlog-tiles, as Rekor v2
-// does.
+// does, and CT logs that implement https://c2sp.org/static-ct-api.
 //
 // It keeps its share of P1 (nothing unproven is believed): the hash of each leaf is
-// computed from its bytes, and a checkpoint counts only under the log's key and
-// origin. It keeps its share of P5 (memory does not grow with the range): answers
+// computed from its bytes, and a checkpoint counts only under the log's key and, but
+// for a CT log, which does not sign it, its origin. It keeps its share of P5 (memory does not grow with the range): answers
 // are limited to what the protocol allows and read ahead within the client's
 // budget. It keeps its share of P7 (a run always makes progress): a bundle that
 // cannot be had, when the log otherwise answers, is told from a log that is away.
 package tiles
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -30,14 +31,17 @@ import (
 
 // Config says which log to read.
 type Config struct {
-	URL    string // base URL, under which "checkpoint" and "tile/" are
-	Origin string // the first line its checkpoints must have
+	Type tlog.Type // RekorV2, the default, or StaticCT
+	URL  string    // base URL, under which "checkpoint" and "tile/" are
+	// Origin is the first line its checkpoints must have. A CT log does not sign
+	// it: there it is optional and not checked.
+	Origin string
 	Key    tlog.Key
 	// Accepted are further keys that its checkpoints may be signed with, because an
 	// operator decided so.
 	Accepted []tlog.Key
 	// ID is the log's ID as a trusted root gives it. Default: that of Key and
-	// Origin, see [tlog.Key.OriginID].
+	// Origin, see [tlog.Key.OriginID]; of a CT log that of Key alone.
 	ID tlog.ID
 	// Retired says that the log takes no more entries.
 	Retired bool
@@ -45,35 +49,49 @@ type Config struct {
 
 // Log is a tlog-tiles log. It implements [tlog.Log] and [tlog.LeafHasher].
 type Log struct {
-	client *tlog.Client
-	info   tlog.Info
-	keys   []tlog.Key
-	tiles  cache
+	client  *tlog.Client
+	info    tlog.Info
+	keys    []tlog.Key
+	tiles   cache[tileKey]
+	issuers cache[fingerprint] // of a CT log
 	// size is that of the newest checkpoint returned. The log published it, so
 	// the partial tiles and bundles of its right edge existed.
-	size atomic.Uint64
+	size   atomic.Uint64
+	origin atomic.Pointer[string] // of that checkpoint
 }
 
 // New checks cfg; it makes no request.
 func New(c *tlog.Client, cfg Config) (*Log, error) {
 	u, err := url.Parse(cfg.URL)
+	cfg.Type = cmp.Or(cfg.Type, tlog.RekorV2)
+	static := cfg.Type == tlog.StaticCT
 	switch {
+	case !static && cfg.Type != tlog.RekorV2:
+		return nil, fmt.Errorf("log %s: type %s is not read from tiles", cfg.URL, cfg.Type)
 	case err != nil:
 		return nil, fmt.Errorf("log URL: %w", err)
 	case u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("log URL %q: want https://<host>/<path>", cfg.URL)
-	case cfg.Origin == "":
+	case cfg.Origin == "" && !static:
 		return nil, fmt.Errorf("log %s: no origin given; it is the first line of %s/checkpoint", cfg.URL, cfg.URL)
 	case cfg.Key.Public == nil:
 		return nil, fmt.Errorf("log %s: no public key given", cfg.URL)
+	case static && !signsTreeHeads(cfg.Key):
+		return nil, fmt.Errorf("log %s: a CT log's key is ECDSA or RSA (RFC 6962 section 2.1.4), not %T", cfg.URL, cfg.Key.Public)
 	}
 	if cfg.ID == "" {
-		id := cfg.Key.OriginID(cfg.Origin)
+		id := cfg.Key.LogID
+		if !static {
+			id = cfg.Key.OriginID(cfg.Origin)
+		}
 		cfg.ID = tlog.ID(hex.EncodeToString(id[:]))
+	}
+	if cfg.Origin == "" {
+		cfg.Origin = strings.TrimRight(u.Host+u.Path, "/")
 	}
 	return &Log{client: c, keys: append([]tlog.Key{cfg.Key}, cfg.Accepted...), info: tlog.Info{
 		ID:     cfg.ID,
-		Type:   tlog.RekorV2,
+		Type:   cfg.Type,
 		Origin: cfg.Origin,
 		URL:    strings.TrimRight(cfg.URL, "/"),
 		Active: !cfg.Retired,
@@ -81,7 +99,13 @@ func New(c *tlog.Client, cfg Config) (*Log, error) {
 }
 
 // Info describes the log.
-func (l *Log) Info() tlog.Info { return l.info }
+func (l *Log) Info() tlog.Info {
+	info := l.info
+	if origin := l.origin.Load(); origin != nil {
+		info.Origin = *origin
+	}
+	return info
+}
 
 func (l *Log) url(path string) string { return l.info.URL + "/" + path }
 
@@ -97,11 +121,16 @@ func (l *Log) Checkpoint(ctx context.Context) (tlog.Checkpoint, error) {
 		return tlog.Checkpoint{}, &tlog.Unverified{What: "checkpoint " + at, Served: raw, Err: err}
 	}
 	l.size.Store(cp.Size)
+	l.origin.Store(&cp.Origin)
 	return cp, nil
 }
 
 // Open implements [tlog.Log].
 func (l *Log) Open(note []byte) (tlog.Checkpoint, error) {
+	if l.info.Type == tlog.StaticCT {
+		cp, _, err := tlog.OpenTreeHead(note, l.keys)
+		return cp, err
+	}
 	cp, _, err := tlog.OpenCheckpoint(note, l.keys)
 	if err == nil && cp.Origin != l.info.Origin {
 		err = fmt.Errorf("its origin is %q, want %q", cp.Origin, l.info.Origin)
@@ -132,19 +161,30 @@ func (l *Log) Leaves(ctx context.Context, from, to uint64) iter.Seq2[tlog.Leaf, 
 func (l *Log) bundle(ctx context.Context, ch tlog.Chunk, size uint64, limit int64) ([]tlog.Leaf, int64, error) {
 	index := ch.From / layout.EntryBundleWidth
 	partial := layout.PartialTileSize(0, index, size)
-	raw, err := l.partialOrFull(ctx, partial, limit, func(p uint8) string { return layout.EntriesPath(index, p) })
+	what, path, split := "bundle", layout.EntriesPath, splitBundle
+	if l.info.Type == tlog.StaticCT {
+		what, path, split = "data tile", dataTilePath, l.splitDataTile
+	}
+	raw, err := l.partialOrFull(ctx, partial, limit, func(p uint8) string { return path(index, p) })
 	if err != nil {
 		if l.blames(ctx, err) {
 			err = &tlog.LeafError{Index: ch.From, End: ch.To, Err: err}
 		}
 		return nil, 0, err
 	}
-	leaves, err := parse(raw, ch)
+	leaves, served, err := split(raw, ch)
 	if err != nil {
 		from := ch.From + uint64(len(leaves))
-		err = &tlog.LeafError{Index: from, End: ch.To, Served: raw, Err: fmt.Errorf("bundle %d of %s: %w", index, l.info.URL, err)}
+		err = &tlog.LeafError{Index: from, End: ch.To, Served: served, Err: fmt.Errorf("%s %d of %s: %w", what, index, l.info.URL, err)}
 	}
-	return leaves, int64(len(raw)), err
+	// An answer whose length was not told, as one in gzip, came in a buffer that grew.
+	return leaves, min(int64(cap(raw)), limit), err
+}
+
+// splitBundle is parse, whose evidence is the whole bundle.
+func splitBundle(raw []byte, ch tlog.Chunk) (leaves []tlog.Leaf, served []byte, err error) {
+	leaves, err = parse(raw, ch)
+	return leaves, raw, err
 }
 
 // parse reads and hashes the leaves of ch from its bundle without copying them.

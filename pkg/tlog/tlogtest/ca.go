@@ -92,12 +92,14 @@ func issue(template, parent *x509.Certificate, public crypto.PublicKey, key cryp
 	return x509.ParseCertificate(der)
 }
 
+// issueDER gives the template a serial number unless it has one.
 func issueDER(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) ([]byte, error) {
-	serial, err := cryptoutils.GenerateSerialNumber()
-	if err != nil {
-		return nil, err
+	var err error
+	if template.SerialNumber == nil {
+		if template.SerialNumber, err = cryptoutils.GenerateSerialNumber(); err != nil {
+			return nil, err
+		}
 	}
-	template.SerialNumber = serial
 	if template.SubjectKeyId, err = cryptoutils.SKID(public); err != nil {
 		return nil, err
 	}
@@ -112,16 +114,29 @@ func (ca *CA) IntermediatePEM() []byte { return certificatePEM(ca.Intermediate.R
 
 // Issue makes a certificate, and its key unless the identity brings one.
 func (ca *CA) Issue(id Identity) (Signer, error) {
+	template, key, err := id.template()
+	if err != nil {
+		return Signer{}, err
+	}
+	der, err := issueDER(template, ca.Intermediate, key.Public(), ca.key)
+	if err != nil {
+		return Signer{}, fmt.Errorf("issuing a certificate for %+v: %w", id, err)
+	}
+	return Signer{Key: key, Certificate: der}, nil
+}
+
+// template is the certificate to be issued, and the key it is for.
+func (id Identity) template() (*x509.Certificate, crypto.Signer, error) {
 	key := id.Key
 	if key == nil {
 		var err error
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return Signer{}, fmt.Errorf("certificate key: %w", err)
+			return nil, nil, fmt.Errorf("certificate key: %w", err)
 		}
 	}
 	extensions, err := id.render()
 	if err != nil {
-		return Signer{}, err
+		return nil, nil, err
 	}
 	notBefore, lifetime := id.NotBefore, id.Lifetime
 	if notBefore.IsZero() {
@@ -130,17 +145,13 @@ func (ca *CA) Issue(id Identity) (Signer, error) {
 	if lifetime == 0 {
 		lifetime = 10 * time.Minute
 	}
-	der, err := issueDER(&x509.Certificate{
+	return &x509.Certificate{
 		NotBefore:       notBefore,
 		NotAfter:        notBefore.Add(lifetime),
 		KeyUsage:        x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:     []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		ExtraExtensions: extensions,
-	}, ca.Intermediate, key.Public(), ca.key)
-	if err != nil {
-		return Signer{}, fmt.Errorf("issuing a certificate for %+v: %w", id, err)
-	}
-	return Signer{Key: key, Certificate: der}, nil
+	}, key, nil
 }
 
 // lastRawArc is the last of the deprecated extensions, whose values are raw bytes.

@@ -28,7 +28,8 @@ import (
 // time. What is appended is served at once.
 type RekorV1 struct {
 	*Gate
-	mux *http.ServeMux
+	mux   *http.ServeMux
+	index SearchIndex
 
 	mu        sync.Mutex
 	trees     []*RekorTree // in order; the last one is active

@@ -36,7 +36,7 @@ func (s *RekorV1) routes() *http.ServeMux {
 		"GET /api/v1/log/entries/{uuid}":    byUUID,
 		"POST /api/v1/log/entries/retrieve": retrieve,
 		"POST /api/v1/log/entries":          disabled("Create Entry"),
-		"POST /api/v1/index/retrieve":       disabled("Search Index"),
+		"POST /api/v1/index/retrieve":       s.index.answer,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			shards, err := s.shards()
