@@ -29,6 +29,7 @@ type runLine struct {
 	Findings      int         `json:"findings"`
 	Expected      int         `json:"expected"`
 	Incidents     int         `json:"incidents"`
+	Trust         string      `json:"trust,omitempty"`
 	Delivered     int         `json:"delivered"`
 	Pending       int         `json:"pending"`
 	Requests      uint64      `json:"requests"`
@@ -117,7 +118,7 @@ func (l *runLine) take(r *monitor.Result) {
 	l.Run, l.Failed, l.Overdue, l.Tamper = r.Run, l.Failed || r.Failed, r.Overdue, len(r.Incidents) > 0
 	l.Incidents, l.Delivered, l.Pending = len(r.Incidents), r.Alerts.Delivered, r.Alerts.Pending
 	l.Undelivered = r.Alerts.Oldest != nil && r.Finished.Sub(*r.Alerts.Oldest) >= lateAfter
-	l.Requests, l.Bytes = r.Requests, r.Bytes
+	l.Requests, l.Bytes, l.Trust = r.Requests, r.Bytes, r.Trust
 	for _, log := range r.Logs {
 		l.FallingBehind = l.FallingBehind || log.FallingBehind
 		l.Entries += log.Entries

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -123,7 +122,7 @@ func (in *invocation) open(ctx context.Context, env environment, cfg *config.Con
 	}
 	cfg.State = location
 	m := in.monitor(env, st, cfg)
-	m.Client = tlog.NewClient(tlog.ClientOptions{Version: in.version, Insecure: insecure(cfg), Logger: in.logger})
+	m.Client = tlog.NewClient(tlog.ClientOptions{Version: in.version, Insecure: cfg.InsecureHosts(), Logger: in.logger})
 	if m.Sinks, err = notify.Open(cfg.Alerts, in.getenv); err != nil {
 		m.Trouble = append(m.Trouble, secretsTrouble(err))
 	}
@@ -146,17 +145,6 @@ func (in *invocation) monitor(env environment, st *state.State, cfg *config.Conf
 
 func secretsTrouble(err error) string {
 	return fmt.Sprintf("a sink cannot be opened, and its alerts wait in the outbox: %v; add or mend the secret's version, which the next run reads", err)
-}
-
-// insecure are the hosts that may be asked over http://.
-func insecure(cfg *config.Config) []string {
-	var hosts []string
-	for _, l := range cfg.Logs {
-		if u, err := url.Parse(l.URL); err == nil && l.Insecure {
-			hosts = append(hosts, u.Host)
-		}
-	}
-	return hosts
 }
 
 // refuse answers for a configuration that cannot be used. If it could be read, people

@@ -96,8 +96,8 @@ func TestWhatIsWrongInABucketIsPointedAt(t *testing.T) {
 		{"a key in a bucket that is not there", logWith(`{type: rekor-v1, url: "http://localhost:1", key: gs://gone-bucket/a.pub}`),
 			"3: logs[0].key: cannot read the key: reading gs://gone-bucket/a.pub: storage: bucket doesn't exist: create the bucket gone-bucket, or correct its name"},
 		{"a folder beside it", strings.Replace(ok, "path: m", "path: ./m", 1), `3: alerts.folder.path: "./m" is not absolute, and the configuration is in a bucket, which has no folders; write the whole path`},
-		{"rekor-monitor's secrets", rules + "emailNotificationSendGrid:\n  recipientEmailAddress: a@b.c\n  sendGridAPIKey: hunter2\nemailNotificationSMTP: {smtpUsername: x, smtpPassword: hunter2}\ngithubIssue:\n  owner: acme\n  authenticationToken: hunter2\n",
-			"5: emailNotificationSendGrid.sendGridAPIKey: " + secret + "\n6: emailNotificationSMTP.smtpPassword: " + secret + "\n9: githubIssue.authenticationToken: " + secret},
+		{"rekor-monitor's secrets", rules + "emailNotificationSendGrid:\n  recipientEmailAddress: a@b.c\n  senderEmailAddress: a@b.c\n  sendGridAPIKey: hunter2\nemailNotificationSMTP: {senderEmailAddress: a@b.c, recipientEmailAddress: a@b.c, SMTPHostURL: h, senderSMTPUsername: x, senderSMTPPassword: hunter2, password: hunter2}\ngithubIssue:\n  repositoryOwner: acme\n  repositoryName: x\n  authenticationToken: hunter2\n",
+			"6: emailNotificationSendGrid.sendGridAPIKey: " + secret + "\n7: emailNotificationSMTP.password: " + secret + "\n7: emailNotificationSMTP.senderSMTPUsername: " + secret + "\n7: emailNotificationSMTP.senderSMTPPassword: " + secret + "\n11: githubIssue.authenticationToken: " + secret},
 		{"secrets in keys that mean nothing", rules + "sendGridAPIKey: hunter2\nnotify:\n- {to: a, auth: {token: hunter2}}\nanchored: &a\n  password: hunter2\ntrustedCAs: *a\n",
 			"3: sendGridAPIKey: " + secret + "\n5: notify[0].auth.token: " + secret + "\n7: anchored.password: " + secret},
 		{"a secret where it never belongs", strings.Replace(ok, "alerts: {folder: {path: m}}", "alerts: {email: {via: sendgrid, from: a@b.c, to: d@e.f, api_key: hunter2}}", 1),
@@ -122,15 +122,15 @@ func TestARekorMonitorConfigurationWithoutSecretsWorksFromABucket(t *testing.T) 
 		t.Fatal(err)
 	}
 	s := buckettest.New(t, "acme")
-	const logs = "\nlogs: [{type: rekor-v1, url: \"http://localhost:1\", key: rekor1.pub}]\nemailNotificationSMTP: {senderEmailAddress: a@b.c, smtpPassword: ''}\n"
+	const logs = "\nlogs: [{type: rekor-v1, url: \"http://localhost:1\", key: rekor1.pub}]\nemailNotificationSMTP: {senderEmailAddress: a@b.c, recipientEmailAddress: d@e.f, SMTPHostURL: localhost, senderSMTPPassword: ''}\n"
 	upload(t, s, string(example)+logs)
 	cfg, err := Load(t.Context(), inTheBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	local := load(t, folder(t), string(example)+"\nstate: s"+logs)
-	if names(cfg) != names(local) || cfg.Scan == nil || *cfg.Scan != *local.Scan {
-		t.Errorf("got rules\n%s\nscan %v, want those from a file\n%s\n%v", names(cfg), cfg.Scan, names(local), local.Scan)
+	if ruleNames(cfg) != ruleNames(local) || cfg.Scan == nil || *cfg.Scan != *local.Scan {
+		t.Errorf("got rules\n%s\nscan %v, want those from a file\n%s\n%v", ruleNames(cfg), cfg.Scan, ruleNames(local), local.Scan)
 	}
 }
 

@@ -23,10 +23,11 @@ import (
 // Coverage says how much of a log is read.
 type Coverage string
 
-// The coverages. Index is for a later release.
+// The coverages.
 const (
 	Full        Coverage = "full"        // every leaf
 	Consistency Coverage = "consistency" // proofs only
+	Index       Coverage = "index"       // proofs, and what Rekor v1's search index gives for the rules' exact values
 )
 
 // Config is a validated configuration. Paths in it are absolute.
@@ -37,16 +38,29 @@ type Config struct {
 	Generation string
 	// State is "file:///…" or "gs://bucket/prefix", or "" if that is left to the
 	// environment or, for a scan, not needed.
-	State    string
+	State string
+	// Trust is the TUF repository that gives out the trusted root; nil if a file does,
+	// or nothing. With it, Logs and Chains are complete only after [Config.Resolve].
+	Trust *trust.Repository
+	// Discover: every log of the trusted root is watched, those it comes to list too.
+	Discover bool
 	Logs     []Log
 	Rules    *watch.Rules
 	Chains   *trust.Chains // CA certificates to check findings against; never nil, may be empty
 	Alerts   Alerts
+	Peer     Peer          // what a rekor-monitor configuration asks for besides
 	Scan     *Scan         // rekor-monitor's startIndex and endIndex: the run is a scan of this range
 	Patience time.Duration // how long trouble lasts before it is a health alert; default 3h
 	// QuietAfter is the configuration's own quiet_after; Log.QuietAfter is what holds.
 	QuietAfter time.Duration
 	Warnings   []string // "file:line: key: …": accepted, but to be said aloud
+
+	// Found are all logs of the trusted root, the excluded ones too, if Discover is set.
+	Found []Log
+
+	listed []listed    // the items of logs, as written
+	root   *trust.Root // of a file
+	ownCAs bool        // Chains are the configuration's own
 }
 
 // Scan is a range of leaves [Start, End) to look at once. End 0 means to the log's
@@ -64,11 +78,16 @@ func (s Scan) String() string {
 	return fmt.Sprintf("[%d, %d)", s.Start, s.End)
 }
 
-// Log is one item of `logs`: a Rekor v1 service with all its trees, or one
-// Rekor v2 shard.
+// Log is one log to watch, or a Rekor v1 service with all its trees.
 type Log struct {
-	Type     tlog.Type
-	URL      string // without a trailing slash
+	// Type is "" if nothing says which protocol a log of the trusted root speaks: it is
+	// asked, in the ways that fit its Kind.
+	Type tlog.Type
+	Kind Kind
+	URL  string // without a trailing slash
+	// ID is the log's, as the trusted root gives it; "" for a Rekor v1 service, each of
+	// whose trees is a log.
+	ID       tlog.ID
 	Keys     []tlog.Key
 	Origin   string // Rekor v2: the origin line its checkpoints must have
 	Start    Start
@@ -82,8 +101,21 @@ type Log struct {
 	// public logs and never for others.
 	QuietAfter time.Duration
 	Retired    bool   // past its trusted root's validFor.end
+	Discovered bool   // it is watched because the trusted root lists it
+	FromRoot   bool   // its keys are the trusted root's
 	Where      string // "file:line", for messages
+
+	at Problem // where it stands
 }
+
+// Kind says what a log is for, where its protocol is not known.
+type Kind string
+
+// The kinds of log.
+const (
+	Rekor Kind = "rekor" // signatures
+	CT    Kind = "ct"    // certificates
+)
 
 // Start is where reading a service begins when it is first seen.
 type Start struct {
@@ -96,21 +128,27 @@ type Start struct {
 // meaning does: outboxes refer to it.
 type Alerts struct {
 	Emails  []Email
+	GitHubs []GitHub
 	Folders []Folder
+	// Identities is rekor-monitor's outputIdentities.
+	Identities []Identities
 }
 
-// Email is a sink that mails. Secrets are never in it: SENDGRID_API_KEY, or
-// SMTP_USERNAME and SMTP_PASSWORD, from the environment or from the file that
-// the same name with _FILE points at.
+// Email is a sink that mails. Secrets are never in it: SENDGRID_API_KEY,
+// MAILGUN_API_KEY, or SMTP_USERNAME and SMTP_PASSWORD, from the environment or from
+// the file that the same name with _FILE points at.
 type Email struct {
 	Name    string   // default "email"
-	Via     string   // "sendgrid" or "smtp"
+	Via     string   // "sendgrid", "mailgun" or "smtp"
 	From    string   // RFC 5322 address
 	To      []string // RFC 5322 addresses
 	Host    string   // SMTP: host:port
 	TLS     string   // SMTP: "starttls" (default), "implicit", or "none" (loopback only)
+	Domain  string   // Mailgun: the sending domain
+	BaseURL string   // Mailgun: of the API, such as https://api.eu.mailgun.net/v3; default the US one
 	Classes []string // of alerts it takes; empty: all
 	Where   string
+	Secrets Secrets // of a rekor-monitor file; the environment's go before them
 }
 
 // Folder is a sink that writes one .eml file an alert.
@@ -162,7 +200,7 @@ func parse(location string, data []byte, read trust.Read) (*Config, error) {
 	var cfg *Config
 	if root, ok := d.parse(data); ok {
 		cfg = d.config(root)
-		cfg.Path, cfg.Warnings = path, d.warnings
+		cfg.Path, cfg.Warnings = path, append(d.warnings, cfg.Warnings...)
 	}
 	if len(d.problems) > 0 {
 		slices.SortStableFunc(d.problems, func(a, b Problem) int { return a.Line - b.Line })
@@ -187,13 +225,18 @@ func ParseAlerts(location string, data []byte) (Alerts, error) {
 	}
 	var alerts Alerts
 	if root, ok := d.parse(data); ok {
-		d.native = true // only native files have alerts
+		top := map[string]node{}
 		for _, e := range root.entries() {
-			if e.name == "alerts" {
-				alerts = d.alerts(e.node)
-				break // merged ones count less
+			if _, own := top[e.name]; !own { // merged ones count less
+				top[e.name] = e.node
 			}
 		}
+		d.native = true // only native files have alerts
+		if n, ok := top["alerts"]; ok {
+			alerts = d.alerts(n)
+		}
+		delete(top, "outputIdentities") // it takes findings, and there are none to take
+		alerts.join(d, d.peerSinks(top))
 	}
 	if len(d.problems) > 0 {
 		return Alerts{}, &Error{Problems: d.problems}
@@ -204,7 +247,7 @@ func ParseAlerts(location string, data []byte) (Alerts, error) {
 // nativeKeys are whosigned's own; a file with one of nativeMarks is native.
 var (
 	nativeMarks = []string{"state", "logs", "watch", "alerts"}
-	nativeKeys  = append(slices.Clone(nativeMarks), "trustedRoot", "patience", "quiet_after")
+	nativeKeys  = append(slices.Clone(nativeMarks), "trust", "trustedRoot", "patience", "quiet_after")
 )
 
 func (d *document) config(root node) *Config {
@@ -213,17 +256,25 @@ func (d *document) config(root node) *Config {
 	}
 	top := root.fields(slices.Concat(nativeKeys, peerKeys, peerIdle)...)
 	d.idle(top)
+	peer := d.peerDefaults(top)
 
 	cfg := &Config{
+		Peer:       peer,
 		Patience:   top["patience"].duration(3 * time.Hour),
 		QuietAfter: top["quiet_after"].duration(0),
 		Scan:       d.scan(top["startIndex"], top["endIndex"]),
 	}
 	cfg.State = d.state(top["state"], cfg.Scan != nil)
-	anchor := d.trustedRoot(top["trustedRoot"])
-	cfg.Chains = d.chains(anchor, top["caRootsFile"], top["caIntermediatesFile"])
-	cfg.Logs = d.logs(top["logs"], anchor, top["quiet_after"])
-	cfg.Rules = d.rules(top["watch"], top["monitoredValues"], cfg.Chains)
-	cfg.Alerts = d.alerts(top["alerts"])
+	cfg.Trust, cfg.root = d.trust(top["trust"], top["trustedRoot"])
+	cfg.ownCAs = !top["caRootsFile"].none()
+	cfg.Chains = d.chains(cfg.root, top["caRootsFile"], top["caIntermediatesFile"])
+	d.logs(cfg, top["logs"], top["quiet_after"])
+	cfg.Rules = d.rules(top["watch"], top["monitoredValues"], cfg.Trust != nil || cfg.Chains.Len() > 0)
+	sinks := d.peerSinks(top)
+	if !top["alerts"].none() || len(sinks.Emails)+len(sinks.GitHubs) == 0 {
+		cfg.Alerts = d.alerts(top["alerts"])
+	}
+	cfg.Alerts.join(d, sinks)
+	d.resolve(cfg, top["logs"])
 	return cfg
 }

@@ -242,8 +242,8 @@ monitoredValues:
           - one
           - two
 outputIdentities: identities.txt
-emailNotificationSendGrid: {senderEmailAddress: a@b.c, sendGridAPIKey: hunter2}
-githubIssue: {assigneeUsername: x}
+emailNotificationSendGrid: {senderEmailAddress: a@b.c, recipientEmailAddress: d@e.f, sendGridAPIKey: hunter2}
+githubIssue: {assigneeUsername: x, repositoryOwner: acme, repositoryName: alerts}
 `
 
 func TestRekorMonitorsConfigurationMeansTheSame(t *testing.T) {
@@ -301,11 +301,9 @@ extension build-config-uri https://example.com/owner/repository/build-config.yml
 	}
 
 	wantWarnings := []string{
-		`whosigned.yaml:34: outputIdentities: rekor-monitor's key is accepted and has no effect yet`,
-		`whosigned.yaml:36: githubIssue: rekor-monitor's key is accepted and has no effect yet; say where alerts go under alerts`,
-		`whosigned.yaml:35: emailNotificationSendGrid: rekor-monitor's key is accepted and has no effect yet; say where alerts go under alerts; it holds a secret that is not used: remove it, ` + secretRemedy,
 		`whosigned.yaml:4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`,
 		`whosigned.yaml:17: monitoredValues.fingerprints[0]: "A0B1C2D3E4F5" never fits: matching is case-sensitive and logs show hex in lower case; write "a0b1c2d3e4f5"`,
+		`whosigned.yaml:35: emailNotificationSendGrid.sendGridAPIKey: it is used unless SENDGRID_API_KEY is set in the environment, but whoever may read this file may read it: put it there, or in a file named by SENDGRID_API_KEY_FILE`,
 	}
 	if len(cfg.Warnings) != len(wantWarnings) {
 		t.Errorf("got %d warnings, want %d:\n%s", len(cfg.Warnings), len(wantWarnings), strings.Join(cfg.Warnings, "\n"))
@@ -344,8 +342,8 @@ watch:
 `)
 	want := []string{
 		`:7: watch[0].expect[0].subject.glob: the wildcard after "https://github.com/acme/repo" stands inside a path segment: "https://github.com/acme/repo-evil" would be silenced too; end the segment before it`,
-		`:7: watch[0].expect[0]: a certificate is only expected if its chain is proven, and there are no CA certificates; name a trustedRoot or caRootsFile`,
-		`:1: alerts: nobody will be told: there is no sink; add alerts: {email: …} or alerts: {folder: …}`,
+		`:7: watch[0].expect[0]: a certificate is only expected if its chain is proven, and there are no CA certificates; name trust, a trustedRoot or caRootsFile`,
+		`:1: alerts: nobody will be told: there is no sink; add alerts: {email: …}, alerts: {github: …} or alerts: {folder: …}`,
 	}
 	if len(cfg.Warnings) != len(want) {
 		t.Fatalf("got %q", cfg.Warnings)

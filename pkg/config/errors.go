@@ -41,3 +41,13 @@ func (e *Error) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// split is the file and line of a "file:line".
+func split(where string) (file string, line int) {
+	i := strings.LastIndex(where, ":")
+	if i < 0 {
+		return where, 0
+	}
+	_, _ = fmt.Sscan(where[i+1:], &line) // we wrote it
+	return where[:i], line
+}

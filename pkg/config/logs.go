@@ -3,175 +3,138 @@ package config
 import (
 	"net"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/whosigned/whosigned/pkg/bucket"
 	"github.com/whosigned/whosigned/pkg/tlog"
-	"github.com/whosigned/whosigned/pkg/trust"
 )
 
-func (d *document) state(n node, optional bool) string {
-	if n.none() {
-		if !optional && !inBucket(d.base) {
-			n.warn("missing; say where to keep what was proven, such as state: file:///var/lib/whosigned or state: gs://bucket/prefix, unless WHOSIGNED_STATE in the environment does")
+// logItem are the keys of an item of logs.
+var logItem = []string{"type", "url", "key", "origin", "start", "coverage", "accept_lag", "insecure", "quiet_after", "id", "exclude", "discover"}
+
+func (d *document) logs(cfg *Config, n node, quiet node) {
+	items := n.list()
+	if n.none() || n.isList() && len(items) == 0 {
+		n.fail("no logs to watch; list them, such as logs: [{type: rekor-v1, url: \"https://rekor.example.com\", key: rekor.pub}], " +
+			"or watch all of a trusted root: trust: {tuf: public-good} and logs: [{discover: all}]")
+		return
+	}
+	for _, item := range items {
+		f := item.fields(logItem...)
+		if !f["discover"].none() {
+			d.discover(cfg, item, f)
 		}
-		return ""
 	}
-	text := n.text()
-	if text == "" {
-		return ""
-	}
-	folder := func(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
-	scheme, _, hasScheme := strings.Cut(text, "://")
-	if !hasScheme && !filepath.IsAbs(text) {
-		at := d.locate(n, text)
-		if inBucket(at) || at == "" {
-			return at
+	for _, item := range items {
+		if f := item.fields(logItem...); f["discover"].none() {
+			d.log(cfg, item, f, quiet)
 		}
-		return folder(at)
 	}
-	if scheme == "gs" {
-		if _, _, err := bucket.Split(text); err != nil {
-			n.fail("%v", err)
-			return ""
+}
+
+// discover is the item that stands for every log of the trusted root.
+func (d *document) discover(cfg *Config, item node, f map[string]node) {
+	if text := f["discover"].text(); text != "all" {
+		f["discover"].fail("unknown value %q; use all, and change or exclude single logs by items of their own", text)
+	}
+	for name, other := range f {
+		if name != "discover" && !other.none() {
+			other.fail("not beside discover; write an item of its own, such as {url: \"https://…\", %s: …}, for each log that shall differ", name)
 		}
-		return strings.TrimSuffix(text, "/")
 	}
-	if inBucket(d.base) {
-		n.warn("a folder is lost with the instance that a function runs in; use gs://bucket/prefix")
+	if cfg.Trust == nil && cfg.root == nil && len(d.problems) == 0 {
+		item.fail("there is no trusted root to find logs in; add trust: {tuf: public-good}, or trustedRoot: FILE")
 	}
-	if !hasScheme {
-		return folder(filepath.Clean(text))
+	cfg.Discover = true
+}
+
+// log reads one item. It stands for a log of its own or, if it has no type or names
+// one that the trusted root lists, changes that one.
+func (d *document) log(cfg *Config, n node, f map[string]node, quiet node) {
+	before := len(d.problems)
+	l := listed{at: d.problemAt(n), keyAt: d.problemAt(f["key"]), given: map[string]bool{}}
+	for name, value := range f {
+		l.given[name] = !value.none()
 	}
-	u, err := url.Parse(text)
-	switch {
-	case scheme != "file" || err != nil:
-		n.fail("%q is not a place for state; use file:///absolute/path or gs://bucket/prefix", text)
-	case u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "":
-		n.fail("%q is not absolute; write file:///absolute/path, or a path relative to this file without file://", text)
-	default:
-		return folder(filepath.Clean(u.Path))
+	l.log = Log{
+		AcceptLag: f["accept_lag"].boolean(),
+		Insecure:  f["insecure"].boolean(),
+		Where:     d.where(n.line),
+		at:        d.problemAt(n),
+	}
+	l.exclude = f["exclude"].boolean()
+	if l.exclude && !cfg.Discover {
+		f["exclude"].fail("only beside {discover: all}; a log that is not listed is not watched")
+	}
+	l.id = logID(f["id"])
+	if l.given["id"] && !cfg.Discover {
+		f["id"].fail("only beside {discover: all}, to change a log of the trusted root")
+	}
+	named := l.given["id"] || cfg.Discover && (l.given["url"] || l.given["origin"])
+	l.log.Type = logType(f["type"], named)
+	l.log.Kind = kindOf(l.log.Type)
+	if l.given["url"] || !named {
+		l.log.URL = logURL(f["url"], l.log.Insecure)
+	}
+	l.log.Coverage = coverage(f["coverage"], l.log.Type)
+	l.log.Start = start(f["start"])
+	l.log.Origin = f["origin"].text()
+	if l.log.Type == tlog.RekorV1 && l.log.Origin != "" {
+		f["origin"].fail("a rekor-v1 service has an origin per tree, and it may change; remove the key")
+	}
+	if l.log.Type == tlog.RekorV2 && l.log.Origin == "" {
+		_, l.log.Origin, _ = strings.Cut(l.log.URL, "://")
+	}
+	l.log.QuietAfter = quietAfter(l.log.URL, f["quiet_after"], quiet)
+	if len(d.problems) > before {
+		return
+	}
+	l.log.Keys = d.keys(f["key"], l)
+	if len(d.problems) == before {
+		cfg.listed = append(cfg.listed, l)
+	}
+}
+
+func kindOf(t tlog.Type) Kind {
+	switch t {
+	case tlog.RekorV1, tlog.RekorV2:
+		return Rekor
+	case tlog.RFC6962, tlog.StaticCT:
+		return CT
 	}
 	return ""
 }
 
-// trustedRoot reads the trusted root; nil if there is none.
-func (d *document) trustedRoot(n node) *trust.Root {
+func logID(n node) tlog.ID {
 	text := n.text()
 	if text == "" {
-		return nil
+		return ""
 	}
-	at := d.locate(n, text)
-	if at == "" {
-		return nil
+	id, err := tlog.ParseID(text)
+	if err == nil && strings.Contains(text, "-") {
+		n.fail("%q names one tree of a service; give the ID of the service's key, its first 64 digits", text)
+		return ""
 	}
-	root, err := trust.ReadTrustedRoot(at, d.read)
 	if err != nil {
-		n.fail("%v", err)
-		return nil
+		n.fail("%v, as whosigned check shows them", err)
 	}
-	for _, w := range root.Warnings {
-		n.warn("%s", w)
-	}
-	return root
+	return id
 }
 
-// chains are the CA certificates of caRootsFile, else the trusted root's.
-func (d *document) chains(root *trust.Root, roots, intermediates node) *trust.Chains {
-	if roots.none() {
-		if !intermediates.none() {
-			intermediates.fail("needs caRootsFile beside it; intermediates alone anchor nothing")
-		}
-		if root != nil {
-			return root.Chains
-		}
-		return &trust.Chains{}
-	}
-	before := len(d.problems)
-	first := d.locate(roots, roots.text())
-	second := intermediates.text()
-	if second != "" {
-		second = d.locate(intermediates, second)
-	}
-	if len(d.problems) > before {
-		return &trust.Chains{}
-	}
-	chains, err := trust.ReadChains(first, second, d.read)
-	if err != nil {
-		roots.fail("%v", err)
-		return &trust.Chains{}
-	}
-	return chains
-}
+const types = "rekor-v1, rekor-v2, rfc6962 or static-ct"
 
-func (d *document) logs(n node, root *trust.Root, quiet node) []Log {
-	items := n.list()
-	if n.none() || n.isList() && len(items) == 0 {
-		text := "no logs to watch"
-		if !d.native {
-			text += " (rekor-monitor's default, the public logs, comes in a later release)"
-		}
-		n.fail("%s; list them, such as logs: [{type: rekor-v1, url: \"https://rekor.example.com\", key: rekor.pub}]", text)
-		return nil
+// logType is what an item says, or "" if it may be left to the trusted root.
+func logType(n node, optional bool) tlog.Type {
+	text := n.text()
+	if text == "" && !optional {
+		n.required("use " + types)
 	}
-	var logs []Log
-	for _, item := range items {
-		l, ok := d.log(item, root, quiet)
-		if !ok {
-			continue
-		}
-		for _, other := range logs {
-			if l.URL == other.URL || l.Type == tlog.RekorV2 && other.Type == tlog.RekorV2 && l.Keys[0].LogID == other.Keys[0].LogID {
-				item.fail("two entries for one log: %s is listed at %s too; remove one", l.URL, other.Where)
-			}
-		}
-		logs = append(logs, l)
-	}
-	return logs
-}
-
-func (d *document) log(n node, root *trust.Root, quiet node) (Log, bool) {
-	before := len(d.problems)
-	f := n.fields("type", "url", "key", "origin", "start", "coverage", "accept_lag", "insecure", "quiet_after")
-	l := Log{
-		AcceptLag: f["accept_lag"].boolean(),
-		Insecure:  f["insecure"].boolean(),
-		Where:     d.where(n.line),
-	}
-	l.Type = logType(f["type"])
-	l.URL = logURL(f["url"], l.Insecure)
-	l.Coverage = coverage(f["coverage"])
-	l.Start = start(f["start"])
-	origin := f["origin"].text()
-	if l.Type == tlog.RekorV2 {
-		_, l.Origin, _ = strings.Cut(l.URL, "://")
-		if origin != "" {
-			l.Origin = origin
-		}
-	} else if l.Type == tlog.RekorV1 && origin != "" {
-		f["origin"].fail("a rekor-v1 service has an origin per tree, and it may change; remove the key")
-	}
-	l.QuietAfter = quietAfter(l.URL, f["quiet_after"], quiet)
-	if len(d.problems) > before { // keys are looked up by what was wrong
-		return l, false
-	}
-	l.Keys, l.Retired = d.keys(f["key"], l, root)
-	return l, len(d.problems) == before
-}
-
-func logType(n node) tlog.Type {
-	text := n.required("use rekor-v1 or rekor-v2")
 	switch t := tlog.Type(text); t {
-	case "", tlog.RekorV1, tlog.RekorV2:
+	case "", tlog.RekorV1, tlog.RekorV2, tlog.RFC6962, tlog.StaticCT:
 		return t
-	case tlog.RFC6962, tlog.StaticCT:
-		n.fail("certificate transparency logs (%s) are read by a later release; use rekor-v1 or rekor-v2", t)
-	default:
-		n.fail("unknown type %q; use rekor-v1 or rekor-v2", text)
 	}
+	n.fail("unknown type %q; use %s", text, types)
 	return ""
 }
 
@@ -204,16 +167,19 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
-func coverage(n node) Coverage {
+func coverage(n node, t tlog.Type) Coverage {
 	switch c := Coverage(n.text()); c {
 	case "", Full:
 		return Full
 	case Consistency:
 		return c
-	case "index":
-		n.fail("coverage: index comes in a later release; use full or consistency")
+	case Index:
+		if t != tlog.RekorV1 && t != "" {
+			n.fail("only Rekor v1 has a search index, and this log is of type %s; use full or consistency", t)
+		}
+		return c
 	default:
-		n.fail("unknown coverage %q; use full or consistency", c)
+		n.fail("unknown coverage %q; use full, consistency or, for Rekor v1, index", c)
 	}
 	return Full
 }
@@ -229,7 +195,7 @@ func start(n node) Start {
 // quietAfter: the log's own, else the configuration's, else a day for public logs.
 func quietAfter(base string, own, common node) time.Duration {
 	def := time.Duration(0)
-	if u, err := url.Parse(base); err == nil && (u.Hostname() == "sigstore.dev" || strings.HasSuffix(u.Hostname(), ".sigstore.dev")) {
+	if public(base) {
 		def = 24 * time.Hour
 	}
 	if own.none() && !common.none() {
@@ -242,71 +208,45 @@ func quietAfter(base string, own, common node) time.Duration {
 	return own.duration(def)
 }
 
-// keys are those listed, or those that the trusted root has for the URL.
-func (d *document) keys(n node, l Log, root *trust.Root) (keys []tlog.Key, retired bool) {
+// public says whether a log is one of Sigstore's own.
+func public(base string) bool {
+	u, err := url.Parse(base)
+	if err != nil {
+		return false
+	}
+	host := u.Hostname()
+	return slices.ContainsFunc([]string{"sigstore.dev", "sigstage.dev"}, func(domain string) bool {
+		return host == domain || strings.HasSuffix(host, "."+domain)
+	})
+}
+
+// keys are those that an item lists; none if the trusted root shall have them.
+func (d *document) keys(n node, l listed) (keys []tlog.Key) {
 	before := len(d.problems)
 	for _, item := range n.listOrOne() {
 		key, ok := d.key(item)
 		if !ok {
 			continue
 		}
-		if l.Type == tlog.RekorV2 {
-			key.LogID = key.OriginID(l.Origin)
+		if l.log.Type == tlog.RekorV2 {
+			key.LogID = key.OriginID(l.log.Origin)
 		}
 		if slices.ContainsFunc(keys, func(k tlog.Key) bool { return k.LogID == key.LogID }) {
 			item.fail("this key is listed twice; remove one")
 		}
 		keys = append(keys, key)
 	}
-	if !n.none() {
-		if len(keys) == 0 && len(d.problems) == before {
-			n.fail("the list is empty; name the log's public key, or remove the key to look it up in trustedRoot")
-		}
-		if l.Type == tlog.RekorV2 && len(keys) > 1 {
-			n.fail("%d keys; a rekor-v2 log has one, which its ID is made of: keep that one, list other shards as logs of their own, "+
-				"and take a new key of this one with whosigned accept --key", len(keys))
-		}
-		return keys, false
+	if n.none() || len(d.problems) > before {
+		return keys
 	}
-	if root == nil {
-		n.fail("missing; give the log's public key (a file, or PEM inline), or name a trustedRoot that has it")
-		return nil, false
+	if len(keys) == 0 {
+		n.fail("the list is empty; name the log's public key, or remove the key to look it up in the trusted root")
 	}
-	found := root.At(l.URL)
-	if len(found) == 0 {
-		n.fail("missing, and the trusted root has no log at %s, only %s", l.URL, strings.Join(urls(root), ", "))
-		return nil, false
+	if l.log.Type != tlog.RekorV1 && len(keys) > 1 {
+		n.fail("%d keys; a log has one, which its ID is made of (only a rekor-v1 service has several): keep that one, list other shards as logs of their own, "+
+			"and take a new key of this one with whosigned accept --key", len(keys))
 	}
-	retired = true
-	for _, known := range found {
-		if known.Type != "" && known.Type != l.Type {
-			n.fail("the trusted root's log at %s is of type %s, not %s", l.URL, known.Type, l.Type)
-			return nil, false
-		}
-		if l.Type == tlog.RekorV2 && len(keys) > 0 {
-			if keys[0].LogID != known.Key.LogID {
-				n.fail("missing, and the trusted root has several logs at %s, with IDs %s and %s; a rekor-v2 log has one key: give that of the log you mean", l.URL, keys[0].Hex(), known.Key.Hex())
-				return nil, false
-			}
-		} else {
-			keys = append(keys, known.Key)
-		}
-		retired = retired && known.Retired(time.Now())
-	}
-	return keys, retired
-}
-
-func urls(root *trust.Root) []string {
-	var all []string
-	for _, l := range root.Rekor {
-		if !slices.Contains(all, l.URL) {
-			all = append(all, l.URL)
-		}
-	}
-	if len(all) == 0 {
-		return []string{"none at all"}
-	}
-	return all
+	return keys
 }
 
 func (d *document) key(n node) (tlog.Key, bool) {

@@ -6,100 +6,33 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml/ast"
-
 	"github.com/whosigned/whosigned/pkg/entry"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
-// peerKeys are rekor-monitor's keys that mean the same here; peerIdle are accepted
-// and have no effect yet.
+// peerKeys are rekor-monitor's keys that mean the same here; peerIdle are those that
+// its released versions pass over too.
 var (
-	peerKeys = []string{"monitoredValues", "startIndex", "endIndex", "caRootsFile", "caIntermediatesFile"}
-	peerIdle = []string{
-		"outputIdentities", "outputIdentitiesFormat", "logInfoFile", "identityMetadataFile", "serverURL", "interval",
+	peerKeys = []string{
+		"monitoredValues", "startIndex", "endIndex", "caRootsFile", "caIntermediatesFile", "ctShards", "logInfoFile",
+		"outputIdentities", "outputIdentitiesFormat", "identityMetadataFile",
 		"githubIssue", "gitHubIssue", "emailNotificationSMTP", "emailNotificationMailgun", "emailNotificationSendGrid",
-		"trustedCAs", "ctShards",
 	}
+	peerIdle = []string{"serverURL", "interval", "trustedCAs"}
 )
 
-// idle warns of rekor-monitor's keys that are set and do nothing.
+// idle warns of keys that rekor-monitor once had, and passes over since v1.4.
 func (d *document) idle(top map[string]node) {
+	instead := map[string]string{
+		"serverURL":  "list the log under logs",
+		"interval":   "give it to whosigned run as --every",
+		"trustedCAs": "use caRootsFile",
+	}
 	for _, name := range peerIdle {
-		n := top[name]
-		if n.none() || d.refuseSecrets(field{name, n}) {
-			continue
-		}
-		text := "rekor-monitor's key is accepted and has no effect yet"
-		switch {
-		case strings.HasPrefix(name, "emailNotification"), strings.EqualFold(name, "githubIssue"):
-			text += "; say where alerts go under alerts"
-		case name == "trustedCAs":
-			text += "; use caRootsFile"
-		}
-		if n.holdsSecret() {
-			text += "; it holds a secret that is not used: remove it, " + secretRemedy
-		}
-		n.warn("%s", text)
-	}
-}
-
-// refuseSecrets points at every secret in or below a key that has no meaning here,
-// if the configuration is in a bucket, and reports whether there are any.
-func (d *document) refuseSecrets(e field) bool {
-	if !inBucket(d.base) {
-		return false
-	}
-	secrets := e.secrets(0)
-	if e.isSecret() {
-		secrets = []node{e.node}
-	}
-	for _, s := range secrets {
-		s.fail("a secret in a bucket is for all to read who may read the bucket, in its old versions too: remove it, revoke it, and %s", newSecretRemedy)
-	}
-	return len(secrets) > 0
-}
-
-func (n node) holdsSecret() bool { return len(n.secrets(0)) > 0 }
-
-func (e field) isSecret() bool {
-	text, scalar := e.scalar()
-	return looksSecret(e.name) && !e.none() && (text != "" || !scalar)
-}
-
-// secrets are the values below n whose keys look like those of secrets. An alias's
-// are found where its anchor stands.
-func (n node) secrets(depth int) []node {
-	if _, alias := n.raw.(*ast.AliasNode); alias || depth > maxIndirect {
-		return nil
-	}
-	var found []node
-	switch n.value().(type) {
-	case *ast.SequenceNode:
-		for _, item := range n.list() {
-			found = append(found, item.secrets(depth+1)...)
-		}
-	case *ast.MappingNode, *ast.MappingValueNode:
-		for _, e := range n.entries() {
-			if e.isSecret() {
-				found = append(found, e.node)
-			} else {
-				found = append(found, e.secrets(depth+1)...)
-			}
+		if n := top[name]; !n.none() && !d.refuseSecrets(field{name, n}) {
+			n.warn("rekor-monitor passes over this key since v1.4, and so does whosigned; %s", instead[name])
 		}
 	}
-	return found
-}
-
-const (
-	secretRemedy    = "put it in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
-	newSecretRemedy = "put the new one in the environment (SENDGRID_API_KEY; SMTP_USERNAME and SMTP_PASSWORD), or in a file named by the same name with _FILE"
-)
-
-func looksSecret(key string) bool {
-	key = strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(key))
-	return key == "username" || slices.ContainsFunc([]string{"apikey", "password", "passwd", "secret", "token", "credential"},
-		func(word string) bool { return strings.Contains(key, word) })
 }
 
 // scan reads startIndex and endIndex; nil if there is neither.

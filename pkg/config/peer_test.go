@@ -9,8 +9,8 @@ import (
 	"github.com/whosigned/whosigned/pkg/entry"
 )
 
-// names of the rules, one a line.
-func names(cfg *Config) string {
+// ruleNames are the names of the rules, one a line.
+func ruleNames(cfg *Config) string {
 	var all []string
 	for _, line := range cfg.Rules.Describe() {
 		name, _, _ := strings.Cut(line, ": ")
@@ -37,13 +37,10 @@ subject carol@acme\.example
 fingerprint a0b1c2d3e4f5
 extension 1.3.6.1.4.1.57264.1.9 https://github.com/acme/builder/.github/workflows/container.yml@v1.4.0
 extension build-config-uri https://acme.example/owner/repository/build.yml`
-	if got := names(cfg); got != want {
+	if got := ruleNames(cfg); got != want {
 		t.Errorf("got rules\n%s\nwant\n%s", got, want)
 	}
-	wantWarnings := `28: outputIdentities: rekor-monitor's key is accepted and has no effect yet
-29: logInfoFile: rekor-monitor's key is accepted and has no effect yet
-30: identityMetadataFile: rekor-monitor's key is accepted and has no effect yet
-4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`
+	wantWarnings := `4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`
 	if got := after(cfg); got != wantWarnings {
 		t.Errorf("got warnings\n%s\nwant\n%s", got, wantWarnings)
 	}
@@ -108,7 +105,7 @@ func TestMonitoredValuesAreTakenInEverySpelling(t *testing.T) {
 			"5: monitoredValues.fulcioExtensions.build-signer: unknown extension; it is ignored; use one of Fulcio's names, such as build-signer-uri, or customExtensions for an OID"},
 	} {
 		cfg := load(t, folder(t), someLogs+"monitoredValues:\n  "+tc.values+"\n")
-		if got := names(cfg); got != tc.want {
+		if got := ruleNames(cfg); got != tc.want {
 			t.Errorf("%s: got rules\n%s\nwant\n%s", tc.name, got, tc.want)
 		}
 		if got := after(cfg); got != tc.warnings {
@@ -140,7 +137,7 @@ func TestATrustedRootWithTwoLogsAtAShardsURLIsRefused(t *testing.T) {
 	for file, want := range map[string]string{
 		"staging.json": "",
 		"two.json": "c.yaml:3: logs[0].key: missing, and the trusted root has several logs at https://log2025-alpha2.rekor.sigstage.dev, " +
-			"with IDs 29f4a2497da244bca12bad925152f8eef55caaa471fd101ec292899bc21d653a and d3d3a70ca130eff8696626153e84d1cd16e0947934b3296c528bde8274549496; a rekor-v2 log has one key: give that of the log you mean",
+			"with IDs 29f4a2497da244bca12bad925152f8eef55caaa471fd101ec292899bc21d653a and d3d3a70ca130eff8696626153e84d1cd16e0947934b3296c528bde8274549496; give the key of the log you mean",
 	} {
 		_, err := Parse(filepath.Join(dir, "c.yaml"), []byte("state: s\ntrustedRoot: "+file+"\nlogs: [{type: rekor-v2, url: \"https://log2025-alpha2.rekor.sigstage.dev\"}]\n"))
 		got := ""

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/whosigned/whosigned/pkg/trust"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -31,7 +30,7 @@ func (s *specs) find(rule int, field string) node {
 	}
 }
 
-func (d *document) rules(native, peer node, chains *trust.Chains) *watch.Rules {
+func (d *document) rules(native, peer node, anchored bool) *watch.Rules {
 	s := &specs{at: map[string]node{}}
 	for _, item := range native.list() {
 		d.rule(s, item)
@@ -61,8 +60,8 @@ func (d *document) rules(native, peer node, chains *trust.Chains) *watch.Rules {
 		native.warn("nothing is watched for: logs are proven, but no signature makes a finding; add watch or monitoredValues")
 	}
 	for i, r := range s.rules {
-		if len(r.Expect) > 0 && r.Signer != watch.Keys && chains.Len() == 0 {
-			s.find(i, "expect[0]").warn("a certificate is only expected if its chain is proven, and there are no CA certificates; name a trustedRoot or caRootsFile")
+		if len(r.Expect) > 0 && r.Signer != watch.Keys && !anchored {
+			s.find(i, "expect[0]").warn("a certificate is only expected if its chain is proven, and there are no CA certificates; name trust, a trustedRoot or caRootsFile")
 			break
 		}
 	}
@@ -79,12 +78,20 @@ func joined(err error) []error {
 // rule reads one item of watch.
 func (d *document) rule(s *specs, n node) {
 	i := len(s.rules)
-	f := n.fields("name", "subject", "issuer", "fingerprint", "extensions", "signer", "expect")
+	f := n.fields("name", "subject", "issuer", "fingerprint", "key", "digest", "extensions", "signer", "expect")
 	s.place(i, "", n)
 	s.place(i, "name", f["name"])
 	r := watch.Rule{
 		Name:   f["name"].required("a rule needs a name; findings carry it"),
 		Clause: d.clause(s, i, "", f),
+	}
+	r.Digest = d.anyOf(s, i, "digest", f["digest"])
+	for _, item := range f["key"].listOrOne() {
+		if key, ok := d.key(item); ok {
+			s.place(i, fmt.Sprintf("fingerprint[%d]", len(r.Fingerprint)), item)
+			r.Fingerprint = append(r.Fingerprint, exact(key.Hex())...)
+			r.Keys = append(r.Keys, key.PEM())
+		}
 	}
 	if r.Name == "" { // said above; a stand-in keeps the compiler from saying it again
 		r.Name = n.key

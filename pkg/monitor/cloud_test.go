@@ -73,7 +73,7 @@ func TestAnInvalidConfigurationIsSaidOncePerGenerationAndTouchesNoLog(t *testing
 	if len(w.runDoc().Conditions) != 0 {
 		t.Errorf("conditions after it was mended: %+v", w.runDoc().Conditions)
 	}
-	if w.mails("Signed as") != 2 {
+	if w.signed() != 2 {
 		t.Errorf("what was signed meanwhile: %q", w.subjects())
 	}
 }
@@ -87,7 +87,7 @@ func TestAnInvalidConfigurationDropsNoPendingAlert(t *testing.T) {
 	w.sinks[0].hook = nil
 	w.refuse("1") // its alerts section is broken too
 	w.want(monitor.ExitClean)
-	if n := w.mails("Signed as"); n != 2 {
+	if n := w.signed(); n != 2 {
 		t.Errorf("%d of 2 alerts delivered: %q", n, w.subjects())
 	}
 }
@@ -414,7 +414,7 @@ func TestWhatWaitsIsDeliveredWhileTheConfigurationIsInvalid(t *testing.T) {
 		t.Errorf("the sink is down: %+v, want both pending", res.Alerts)
 	}
 	down = false
-	if res := w.refuse("7", w.sinks[0]); res.Alerts.Pending != 0 || w.mails("Signed as") != 2 {
+	if res := w.refuse("7", w.sinks[0]); res.Alerts.Pending != 0 || w.signed() != 2 {
 		t.Errorf("the sink is well: %+v, and %q", res.Alerts, w.subjects())
 	}
 }
@@ -466,7 +466,7 @@ func TestWhatASinkTookWhileTheRunIsEndedIsNotSentAgain(t *testing.T) {
 	w.tune = nil
 	w.now = w.now.Add(time.Hour)
 	w.run()
-	if n := w.mails("Signed as"); n != 2 {
+	if n := w.signed(); n != 2 {
 		t.Errorf("%d mails of 2: %q", n, w.subjects())
 	}
 }

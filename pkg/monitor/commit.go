@@ -174,6 +174,19 @@ func (s *runState) remember(ctx context.Context, id tlog.ID, url string) error {
 	})
 }
 
+// listed are the keys of the trusted root as of the last run, and listedBy names it.
+func (s *runState) listed() map[tlog.ID]state.Listed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.doc.Listed)
+}
+
+func (s *runState) listedBy() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doc.ListedBy
+}
+
 func (s *runState) failingSince() *time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

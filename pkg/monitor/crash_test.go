@@ -3,6 +3,7 @@ package monitor_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -103,11 +104,20 @@ func (w *world) checkDelivered(at int, k *killer) {
 	w.t.Helper()
 	ids := map[string]map[string]bool{}
 	for _, m := range w.sinks[0].got() {
-		for _, hash := range leafHashes(m) {
-			if ids[hash] == nil {
-				ids[hash] = map[string]bool{}
+		// A message may tell of the same certificate in several logs: each has an alert
+		// of its own, which the message names.
+		shown := leafHashes(m)
+		for _, a := range m.Alerts() {
+			for _, f := range a.Findings {
+				hash := f.LeafHash.String()
+				if !slices.Contains(shown, hash) {
+					w.t.Fatalf("killed at step %d (%s): %q does not show leaf %s", at, k.where, m.Subject, hash)
+				}
+				if ids[hash] == nil {
+					ids[hash] = map[string]bool{}
+				}
+				ids[hash][a.ID] = true
 			}
-			ids[hash][m.ID] = true
 		}
 	}
 	for _, tree := range []*tlogtest.Tree{w.v1.Active().Tree(), w.v2.Tree()} {

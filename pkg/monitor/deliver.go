@@ -27,6 +27,9 @@ const (
 	maxDelivery = 8 << 20
 	// deliveryTime bounds one delivery to a sink.
 	deliveryTime = time.Minute
+	// holdTime is for how long findings wait for those of other logs that are still
+	// being read: a certificate that stands in several is to be told of once.
+	holdTime = 20 * time.Second
 )
 
 // delivery takes alerts from outboxes to sinks while the logs are read. Each sink
@@ -40,6 +43,9 @@ type delivery struct {
 
 	mu     sync.Mutex
 	open   bool // what is pending from before is known
+	closed bool
+	alone  bool                 // no other log is being read any more
+	came   map[string]time.Time // when alerts with findings of this run were first seen here
 	boxes  []outbox
 	result AlertsResult
 	down   map[string]bool            // sinks that are not tried again in this run
@@ -47,7 +53,7 @@ type delivery struct {
 }
 
 func (r *run) startDelivery(first outbox) *delivery {
-	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}, down: map[string]bool{}, passed: map[string]map[string]bool{}}
+	d := &delivery{r: r, result: AlertsResult{Failed: map[string]string{}}, came: map[string]time.Time{}, down: map[string]bool{}, passed: map[string]map[string]bool{}}
 	for _, s := range r.Sinks {
 		d.passed[s.Name()] = make(map[string]bool) // from here on that sink's goroutine alone
 		wake, ask := make(chan struct{}, 1), make(chan chan struct{})
@@ -74,6 +80,30 @@ func (d *delivery) begin() {
 	d.open = true
 	d.mu.Unlock()
 	d.poke()
+}
+
+// release lets go of the findings that wait for those of other logs: all are read.
+func (d *delivery) release() {
+	d.mu.Lock()
+	d.alone = true
+	d.mu.Unlock()
+	d.poke()
+}
+
+// waits says whether an alert is held back for now; it is looked at again in time.
+func (d *delivery) waits(p state.Pending) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.alone || report.Class(p.Class) != report.ClassIdentity || p.Since.Before(d.r.started) {
+		return false
+	}
+	came, seen := d.came[p.Alert]
+	if !seen {
+		came = time.Now()
+		d.came[p.Alert] = came
+		time.AfterFunc(d.r.hold, d.poke)
+	}
+	return time.Since(came) < d.r.hold
 }
 
 // all are the boxes of this run.
@@ -105,9 +135,8 @@ func (d *delivery) stuckSinks() map[string]string {
 // poke says that a box has new alerts.
 func (d *delivery) poke() {
 	d.mu.Lock()
-	open := d.open
-	d.mu.Unlock()
-	if !open {
+	defer d.mu.Unlock()
+	if !d.open || d.closed {
 		return
 	}
 	for _, wake := range d.wake {
@@ -120,10 +149,13 @@ func (d *delivery) poke() {
 
 // finish delivers what there still is, and returns the outcome.
 func (d *delivery) finish() AlertsResult {
-	d.poke()
+	d.release()
+	d.mu.Lock()
+	d.closed = true
 	for _, wake := range d.wake {
 		close(wake)
 	}
+	d.mu.Unlock()
 	d.wg.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -207,7 +239,7 @@ func (d *delivery) gather(ctx context.Context, sink string) (alerts []report.Ale
 	size, seen := 0, map[string]bool{}
 	for _, b := range boxes {
 		for _, p := range b.outbox() {
-			if !slices.Contains(p.Sinks, sink) || passed[p.Alert] || seen[p.Alert] {
+			if !slices.Contains(p.Sinks, sink) || passed[p.Alert] || seen[p.Alert] || d.waits(p) {
 				continue
 			}
 			if size >= maxDelivery {

@@ -15,6 +15,7 @@ import (
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
+	"github.com/whosigned/whosigned/pkg/tlog/rfc6962"
 	"github.com/whosigned/whosigned/pkg/tlog/tiles"
 )
 
@@ -64,30 +65,79 @@ func (m *Monitor) discover(ctx context.Context, known map[tlog.ID]string, keys [
 }
 
 func (m *Monitor) open(ctx context.Context, c config.Log, known map[tlog.ID]string, keys []state.Decision) ([]watched, []notFound) {
-	switch c.Type {
-	case tlog.RekorV2:
-		return m.openTiles(c, keys)
-	case tlog.RekorV1:
-		return m.openTrees(ctx, c, known, keys)
+	if c.Type == "" {
+		var err error
+		if c.Type, err = m.probe(ctx, c, keys); err != nil {
+			id := c.ID
+			if _, seen := known[id]; !seen {
+				id = ""
+			}
+			return nil, []notFound{{id: id, url: c.URL, cfg: c, err: err}}
+		}
 	}
-	return nil, []notFound{{url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("%s: logs of type %s are not read by this release", c.Where, c.Type)}}
+	if c.Type == tlog.RekorV1 {
+		found, failed := m.openTrees(ctx, c, known, keys)
+		if shard := asShard(c); c.Discovered && len(found) == 0 && len(failed) == 1 && failed[0].id == "" && m.answers(ctx, shard, keys) == nil {
+			return m.open(ctx, shard, known, keys)
+		}
+		return found, failed
+	}
+	l, err := m.openOne(c, keys)
+	if err != nil {
+		return nil, []notFound{{id: c.ID, url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("%s: %w", c.Where, err)}}
+	}
+	return []watched{{l, c}}, nil
 }
 
-func (m *Monitor) openTiles(c config.Log, decisions []state.Decision) ([]watched, []notFound) {
-	id := tlog.ID(c.Keys[0].Hex())
+// openOne opens a log of any type but Rekor v1; it makes no request.
+func (m *Monitor) openOne(c config.Log, decisions []state.Decision) (tlog.Log, error) {
 	keys := slices.Clone(c.Keys)
 	for _, d := range decisions {
-		if d.Log == id {
+		if d.Log == c.ID {
 			if k, err := tlog.ParseKeyPEM([]byte(d.Key)); err == nil {
 				keys = append(keys, k)
 			}
 		}
 	}
-	l, err := tiles.New(m.Client, tiles.Config{URL: c.URL, Origin: c.Origin, ID: id, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
-	if err != nil {
-		return nil, []notFound{{id: id, url: c.URL, typ: c.Type, cfg: c, err: fmt.Errorf("%s: %w", c.Where, err)}}
+	if c.Type == tlog.RFC6962 {
+		return rfc6962.New(m.Client, rfc6962.Config{URL: c.URL, ID: c.ID, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
 	}
-	return []watched{{l, c}}, nil
+	return tiles.New(m.Client, tiles.Config{Type: c.Type, URL: c.URL, Origin: c.Origin, ID: c.ID, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
+}
+
+// probe finds out which protocol a log speaks that the trusted root lists without
+// saying so: the one in which it serves a checkpoint that its key signed.
+func (m *Monitor) probe(ctx context.Context, c config.Log, decisions []state.Decision) (tlog.Type, error) {
+	candidates := []tlog.Type{tlog.StaticCT, tlog.RFC6962}
+	if c.Kind == config.Rekor {
+		candidates = []tlog.Type{tlog.RekorV2, tlog.RekorV1}
+	}
+	failures := []error{fmt.Errorf("nothing says which protocol the log at %s speaks, and it was asked in vain", c.URL)}
+	for _, t := range candidates {
+		c.Type = t
+		err := m.answers(ctx, c, decisions)
+		if err == nil {
+			return t, nil
+		}
+		failures = append(failures, fmt.Errorf("as %s: %w", t, err))
+	}
+	return "", errors.Join(failures...)
+}
+
+// answers says whether a log serves what its key signed, in the protocol c.Type.
+func (m *Monitor) answers(ctx context.Context, c config.Log, decisions []state.Decision) error {
+	if c.Type != tlog.RekorV1 {
+		l, err := m.openOne(c, decisions)
+		if err == nil {
+			_, err = l.Checkpoint(ctx)
+		}
+		return err
+	}
+	trees, err := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: c.Keys}).Trees(ctx, nil)
+	if err == nil && len(trees.Trees) == 0 {
+		err = errors.New("none of its trees is signed by the key")
+	}
+	return err
 }
 
 // openTrees asks a Rekor v1 service for its trees. The list is unsigned, so a

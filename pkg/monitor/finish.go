@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -91,6 +92,9 @@ func (w *logRun) readToEnd(doc *state.Log) bool {
 	cp, err := w.log.Open([]byte(doc.Checkpoint))
 	if err != nil || !w.advanced || w.info.Active && !cp.Frozen {
 		return false
+	}
+	if w.cfg.Coverage == config.Index {
+		return w.clear
 	}
 	return doc.Scanned == nil || doc.Scanned.Size == cp.Size
 }
@@ -227,6 +231,9 @@ func (r *run) sayHealth() error {
 		}
 		if !r.refused {
 			d.Services = servicesWatched(d)
+			if listed, by := r.remembered(); by != "" {
+				d.Listed, d.ListedBy = listed, by
+			}
 		}
 	})
 }

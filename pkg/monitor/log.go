@@ -31,6 +31,8 @@ type logRun struct {
 	advanced  bool             // the checkpoint was judged, and nothing counts against it
 	clear     bool             // and every leaf up to it could be read
 	archived  []uint64         // sizes that this run was the first to archive
+	source    string           // of an import
+	served    time.Time        // when the newest tree head served was signed; CT only
 }
 
 // watchLog does all that a run does about one log. Whatever goes wrong stays with
@@ -76,6 +78,9 @@ func (w *logRun) watch(loaded func()) error {
 		return err
 	}
 	verdict, err := w.audit.Advance(w.work, trusted)
+	if verdict.Served != nil {
+		w.served = verdict.Served.Time
+	}
 	if err != nil && !w.fresh {
 		// What was archived and not judged must not be taken for our history later.
 		return errors.Join(err, w.noteStrays(tlog.Verdict{Unprovable: true}))
@@ -90,8 +95,11 @@ func (w *logRun) watch(loaded func()) error {
 	} else if err := w.judge(verdict, trusted); err != nil {
 		return err
 	}
-	if w.cfg.Coverage == config.Full {
+	switch w.cfg.Coverage {
+	case config.Full:
 		return w.read(verdict)
+	case config.Index:
+		return w.readIndex(verdict)
 	}
 	return nil
 }
@@ -247,7 +255,7 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 	defer cancel()
 	now := w.Now().UTC()
 	err := w.st.commit(ctx, func(d *state.Log) {
-		d.Checkpoint, d.CheckpointGrew = string(cp.Note), now
+		d.Checkpoint, d.CheckpointGrew, d.Watched = string(cp.Note), now, now
 		d.Origin, d.Size, d.Coverage = cp.Origin, cp.Size, string(w.cfg.Coverage)
 		d.Start, d.Scanned = start, frontier
 		d.Grown(now)
@@ -280,9 +288,11 @@ func (w *logRun) start(cp tlog.Checkpoint) (start uint64, why string) {
 	switch {
 	case w.decision(state.TakeBaseline) != nil:
 		return cp.Size, "new baseline: " + w.decision(state.TakeBaseline).Reason
+	case w.cfg.Discovered && w.listed[w.info.ID].Later:
+		return 0, "" // the trusted root came to list it while we watched
 	case w.services[w.info.URL]:
 		return 0, ""
-	case w.info.Type == tlog.RekorV2 && !w.cfg.Start.Given && w.hasSibling():
+	case w.info.Type == tlog.RekorV2 && !w.cfg.Discovered && !w.cfg.Start.Given && w.hasSibling():
 		return 0, "" // a further shard: what it took before we were told of it counts
 	case w.cfg.Start.Head:
 		return cp.Size, "reading starts at the head"
@@ -304,6 +314,8 @@ func (w *logRun) reads(start uint64) string {
 	switch {
 	case w.cfg.Coverage == config.Consistency:
 		return "its history is proven, its entries are not read (coverage: consistency)"
+	case w.cfg.Coverage == config.Index:
+		return "its history is proven, and its search index is asked (coverage: index, best effort)"
 	case start == 0:
 		return "its entries are read from the first"
 	}
@@ -385,6 +397,9 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 	d.Grown(now)
 	d.Strays = slices.DeleteFunc(slices.Clone(d.Strays), func(s uint64) bool { return s == v.Trusted.Size })
 	if c := string(w.cfg.Coverage); d.Coverage != c {
+		if d.Coverage == string(config.Full) && w.cfg.Coverage == config.Index {
+			d.Notices = append(d.Notices, w.notice("coverage is index now: entries from index %d on are only found if its search index lists them", scannedOf(d)))
+		}
 		if d.Coverage != "" && w.cfg.Coverage == config.Consistency {
 			d.Notices = append(d.Notices, w.notice("coverage is consistency now: its history is proven, entries from index %d on are not read", scannedOf(d)))
 		}

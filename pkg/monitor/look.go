@@ -27,9 +27,13 @@ type LogPlan struct {
 	From     uint64          `json:"from"`         // where reading goes on, or would begin
 	To       uint64          `json:"to,omitempty"` // of a scan: the index after its last entry
 	Known    bool            `json:"known"`        // it has state already
-	Plan     *Plan           `json:"plan,omitempty"`
-	Refused  string          `json:"refused,omitempty"`
-	Error    string          `json:"error,omitempty"`
+	// Discovered: it is watched because the trusted root lists it. Retired: that says
+	// that it takes no more entries.
+	Discovered bool   `json:"discovered,omitempty"`
+	Retired    bool   `json:"retired,omitempty"`
+	Plan       *Plan  `json:"plan,omitempty"`
+	Refused    string `json:"refused,omitempty"`
+	Error      string `json:"error,omitempty"`
 }
 
 // Checked is what `whosigned check` finds out. Its JSON is a stable interface.
@@ -37,16 +41,23 @@ type Checked struct {
 	Config string `json:"config"`
 	State  string `json:"state"`
 	// Scan is set if startIndex or endIndex make a run a one-off scan of this range.
-	Scan     *config.Scan `json:"scan,omitempty"`
-	Logs     []LogPlan    `json:"logs"`
-	Rules    []string     `json:"rules"`
-	Sinks    []string     `json:"sinks"`
-	CAs      int          `json:"certificateAuthorities"`
-	Warnings []string     `json:"warnings,omitempty"`
+	Scan  *config.Scan `json:"scan,omitempty"`
+	Logs  []LogPlan    `json:"logs"`
+	Rules []string     `json:"rules"`
+	Sinks []string     `json:"sinks"`
+	CAs   int          `json:"certificateAuthorities"`
+	// Trust and TrustError say how the TUF repository fared, as in [Result.Trust].
+	Trust      string   `json:"trust,omitempty"`
+	TrustError string   `json:"trustError,omitempty"`
+	Problems   []string `json:"problems,omitempty"` // what is asked for and not in the trusted root
+	Warnings   []string `json:"warnings,omitempty"`
 }
 
 // OK says whether a run could do its job.
 func (c *Checked) OK() bool {
+	if len(c.Problems) > 0 || c.TrustError != "" {
+		return false
+	}
 	for _, l := range c.Logs {
 		if l.Error != "" || l.Refused != "" {
 			return false
@@ -90,7 +101,30 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 		}
 	}
 	r.sortDecisions(decisions, applied)
-	found, failed := m.discover(ctx, doc.Logs, r.keys)
+	a := m.anchored(ctx)
+	c.Trust = a.status
+	if a.err != nil {
+		c.TrustError = a.err.Error()
+	}
+	own := *m
+	own.Config = a.cfg
+	r.Monitor = &own
+	r.doc.doc.Listed, r.listed = doc.Listed, doc.Listed
+	for i := range own.Config.Logs {
+		if l := &own.Config.Logs[i]; l.Type == "" {
+			l.Type = doc.Listed[l.ID].Type
+		}
+	}
+	c.CAs = own.Config.Chains.Len()
+	for _, w := range own.Config.Warnings {
+		if !slices.Contains(c.Warnings, w) {
+			c.Warnings = append(c.Warnings, w)
+		}
+	}
+	for _, p := range a.problems {
+		c.Problems = append(c.Problems, p.String())
+	}
+	found, failed := own.discover(ctx, doc.Logs, r.keys)
 	for _, l := range found {
 		c.Logs = append(c.Logs, r.lookAt(ctx, l))
 	}
@@ -102,7 +136,7 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 
 func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 	info := l.Info()
-	p := LogPlan{ID: info.ID, Origin: info.Origin, Type: info.Type, URL: info.URL, TreeID: info.TreeID, Coverage: l.cfg.Coverage}
+	p := LogPlan{ID: info.ID, Origin: info.Origin, Type: info.Type, URL: info.URL, TreeID: info.TreeID, Coverage: l.cfg.Coverage, Discovered: l.cfg.Discovered, Retired: l.cfg.Retired}
 	cp, err := l.Checkpoint(ctx)
 	if err != nil {
 		p.Error = err.Error()
@@ -171,12 +205,19 @@ func (l Look) within(size uint64) (to uint64, err error) {
 func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 	m.defaults()
 	started, before := m.Now().UTC(), m.Client.Stats()
-	l, err := m.find(ctx, look.Log)
+	a := m.anchored(ctx)
+	if a.blind {
+		return nil, fmt.Errorf("trust: %w", a.err)
+	}
+	own := new(Monitor)
+	*own = *m
+	own.Config = a.cfg
+	l, err := own.find(ctx, look.Log)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, started: started, before: before, work: ctx, last: context.WithoutCancel(ctx), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
-	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: m.Config.Warnings}
+	r := &run{Monitor: own, started: started, before: before, work: ctx, last: context.WithoutCancel(ctx), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: a.cfg.Warnings, Trust: a.status}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool)}
 	w.result = LogResult{ID: w.info.ID, Origin: w.info.Origin, Type: w.info.Type, URL: w.info.URL, TreeID: w.info.TreeID, Coverage: config.Full, Status: StatusOK}
 	w.audit = tlog.Audit{Log: l.Log, Archive: noArchive{}, Again: m.Again}
@@ -222,7 +263,7 @@ func (w *logRun) look(look Look) error {
 	}
 	reader := w.audit.Reader(w.work, cp, frontier, to)
 	defer func() { reader.Close() }()
-	m := newMatcher(w.Config, w.info, w.workers)
+	m := newMatcher(w.last, w.Config, w.info, w.workers)
 	m.end = func(leaves, findings, unparsed int) bool {
 		return leaves >= w.SliceEntries || findings >= sliceFindings
 	}

@@ -9,12 +9,15 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/entry"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/tiles"
+	"github.com/whosigned/whosigned/pkg/trust"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -47,7 +50,8 @@ type unparsed struct {
 type matcher struct {
 	info    tlog.Info
 	rules   *watch.Rules
-	trust   func(*entry.Signer) (watch.Trust, string)
+	chains  *trust.Chains
+	ctx     context.Context // for what has to be fetched to check a finding
 	workers workers
 	// end says, after each batch, whether the slice shall end.
 	end func(leaves, findings, unparsed int) bool
@@ -65,27 +69,55 @@ type matcher struct {
 	held     int // bytes, see maxHeld
 }
 
-func newMatcher(cfg *config.Config, info tlog.Info, w workers) *matcher {
-	return &matcher{info: info, rules: cfg.Rules, trust: truster(cfg), workers: w, saw: func(int) {}}
+func newMatcher(ctx context.Context, cfg *config.Config, info tlog.Info, w workers) *matcher {
+	return &matcher{info: info, rules: cfg.Rules, chains: cfg.Chains, ctx: ctx, workers: w, saw: func(int) {}}
 }
 
-// truster checks a signer's certificate against the configured CAs.
-func truster(cfg *config.Config) func(*entry.Signer) (watch.Trust, string) {
-	return func(s *entry.Signer) (watch.Trust, string) {
-		if s.Certificate == nil {
-			return watch.Unknown, ""
-		}
-		trusted, known, err := cfg.Chains.Check(s.Certificate, s.Chain)
-		switch {
-		case !known:
-			return watch.Unknown, "no CA certificates are configured"
-		case trusted:
-			return watch.Trusted, ""
-		case err != nil:
-			return watch.Untrusted, err.Error()
-		}
-		return watch.Untrusted, "the certificate does not chain to a trusted CA"
+// trusted checks the certificate of a signer that fits a rule against the CAs.
+func (m *matcher) trusted(leaf tlog.Leaf, s *entry.Signer) (watch.Trust, string) {
+	switch {
+	case m.chains.Len() == 0:
+		return watch.Unknown, "no CA certificates are configured"
+	case len(s.TBS) > 0:
+		return m.trustedPrecertificate(leaf, s)
 	}
+	trusted, _, err := m.chains.Check(s.Certificate, s.Chain)
+	if !trusted && leaf.Submission != nil {
+		// The CAs that are known may want links that the log has, or some of them.
+		if sub, _ := leaf.Submission(m.ctx); len(sub.Chain) > 0 {
+			trusted, _, err = m.chains.Check(s.Certificate, sub.Chain)
+		}
+	}
+	return verdict(trusted, err)
+}
+
+func verdict(trusted bool, err error) (watch.Trust, string) {
+	switch {
+	case trusted:
+		return watch.Trusted, ""
+	case err != nil:
+		return watch.Untrusted, err.Error()
+	}
+	return watch.Untrusted, "the certificate does not chain to a trusted CA"
+}
+
+// trustedPrecertificate checks the chain of the precertificate that the log serves
+// beside the leaf, once that is shown to be the one that the leaf commits to. It
+// becomes the signer's certificate then.
+func (m *matcher) trustedPrecertificate(leaf tlog.Leaf, s *entry.Signer) (watch.Trust, string) {
+	if leaf.Submission == nil {
+		return watch.Unknown, "there is no precertificate to check"
+	}
+	sub, err := leaf.Submission(m.ctx)
+	if err != nil && len(sub.Precertificate) == 0 {
+		return watch.Unknown, fmt.Sprintf("the precertificate cannot be had: %v", err)
+	}
+	if err := s.CheckPrecertificate(sub.Precertificate); err != nil {
+		return watch.Untrusted, fmt.Sprintf("what the log serves as the precertificate is not what it committed to: %v", err)
+	}
+	s.Certificate = sub.Precertificate
+	trusted, _, err := m.chains.CheckPrecertificate(sub.Precertificate, s.IssuerKeyHash, sub.Chain)
+	return verdict(trusted, err)
 }
 
 // Visit implements tlog.Visitor.
@@ -168,20 +200,25 @@ func (m *matcher) flush() {
 }
 
 func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unparsed, held int) {
-	for _, leaf := range batch {
-		e, err := parse(leaf.Data)
+	var leaf tlog.Leaf
+	trusted := func(s *entry.Signer) (watch.Trust, string) { return m.trusted(leaf, s) }
+	for _, leaf = range batch {
+		e, err := parse(m.info.Type, leaf.Data)
+		if m.info.Type == tlog.StaticCT && err == nil {
+			err = misplaced(leaf)
+		}
 		if err != nil {
 			u := unparsed{leaf: leaf, err: err}
 			errors.As(err, &u.kind)
 			// The buffer that the leaf lies in is as large as its bundle.
-			u.leaf.Data = bytes.Clone(leaf.Data)
+			u.leaf.Data, u.leaf.Submission = bytes.Clone(leaf.Data), nil
 			bad = append(bad, u)
 			held += len(leaf.Data) + 1
 		}
 		if e == nil {
 			continue
 		}
-		for _, f := range m.rules.Match(e, m.trust) {
+		for _, f := range m.rules.Match(e, trusted) {
 			findings = append(findings, m.locate(f, leaf))
 			held += len(leaf.Data) + 1
 		}
@@ -189,15 +226,28 @@ func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unpa
 	return findings, bad, held
 }
 
-// parse is entry.Parse. A panic in one of the many parsers behind it (PGP, RPM,
+// parse reads a leaf of a log of some type. A panic in one of the many parsers behind it (PGP, RPM,
 // CMS, …) is one more way of an entry not to parse: it must not stop the log.
-func parse(leaf []byte) (e *entry.Entry, err error) {
+func parse(t tlog.Type, leaf []byte) (e *entry.Entry, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			e, err = nil, fmt.Errorf("parser panicked: %v", r)
 		}
 	}()
+	if t == tlog.RFC6962 || t == tlog.StaticCT {
+		return entry.ParseCT(leaf)
+	}
 	return entry.Parse(leaf)
+}
+
+// misplaced says if a static CT log committed to another index than the leaf has:
+// what holds its SCT then looks for it in the wrong place.
+func misplaced(leaf tlog.Leaf) error {
+	index, err := tiles.LeafIndex(leaf.Data)
+	if err == nil && index != leaf.Index {
+		err = fmt.Errorf("it commits to index %d", index)
+	}
+	return err
 }
 
 // locate fills in what the entry itself does not say: where it is, and what the
@@ -237,6 +287,10 @@ func link(info tlog.Info, leaf tlog.Leaf) string {
 		return u.JoinPath("api/v1/log/entries").String() + fmt.Sprintf("?logIndex=%d", leaf.Claims.GlobalIndex)
 	case tlog.RekorV2:
 		return u.JoinPath(bundlePath(leaf.Index)).String()
+	case tlog.RFC6962:
+		return u.JoinPath("ct/v1/get-entries").String() + fmt.Sprintf("?start=%d&end=%d", leaf.Index, leaf.Index)
+	case tlog.StaticCT:
+		return u.JoinPath(strings.Replace(bundlePath(leaf.Index), "tile/entries/", "tile/data/", 1)).String()
 	}
 	return ""
 }

@@ -2,6 +2,7 @@
 // top. It is the only package that knows all the others; nothing calls back.
 //
 //	begin      load run.json, take the lease, read decisions       (monitor.go)
+//	anchor     which keys and logs the trusted root has now        (trust.go)
 //	discover   which logs there are now                            (discover.go)
 //	each log, all at once                                          (log.go)
 //	  advance  a newer checkpoint, proven consistent with the old one
@@ -73,6 +74,7 @@ type Monitor struct {
 	Again []time.Duration
 
 	delivery time.Duration // bounds one delivery to a sink; default deliveryTime
+	hold     time.Duration // default holdTime
 }
 
 // Limits and delays of the design.
@@ -111,6 +113,9 @@ func (m *Monitor) defaults() {
 	if m.delivery == 0 {
 		m.delivery = deliveryTime
 	}
+	if m.hold == 0 {
+		m.hold = holdTime
+	}
 	if m.Logger == nil {
 		m.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -133,6 +138,10 @@ type run struct {
 	tests              []state.Decision // alerts to send as a test
 	refused            bool             // the configuration is invalid: see Refuse
 	forgotten          []tlog.ID        // logs that are not configured any more
+	blind              bool             // there is no trusted root: which logs there are is not known
+	relisted           bool             // run.json was lost: every service counts as watched before
+	listed             map[tlog.ID]state.Listed
+	listedBy           string
 	// services are those that were watched before this run.
 	services map[string]bool
 	pending  map[tlog.ID][]state.Decision
@@ -155,7 +164,9 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 
 	r.deliver = r.startDelivery(r.doc)
 	r.testAlerts()
-	found, failed := m.discover(r.work, r.doc.known(), r.keys)
+	held := r.anchor(r.work)
+	found, failed := r.discover(r.work, r.doc.known(), r.keys)
+	failed = append(failed, held...)
 	r.notWatched(found, failed)
 	for _, f := range failed {
 		r.failedLog(f)
@@ -168,6 +179,7 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	loaded.Wait()
 	r.deliver.begin()
 	logs.Wait()
+	r.deliver.release()
 	if err := context.Cause(ctx); err != nil {
 		r.failf("interrupted: %v; proven progress is saved, and the next run goes on from there", err)
 	}
@@ -202,6 +214,7 @@ func (m *Monitor) begin(ctx context.Context, refused bool) (*run, error) {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	doc, err := m.State.LoadRun(ctx)
+	relisted := false
 	first := errors.Is(err, state.ErrNotExist)
 	if first {
 		doc = &state.Run{FirstRun: started}
@@ -211,12 +224,13 @@ func (m *Monitor) begin(ctx context.Context, refused bool) (*run, error) {
 		if doc, err = m.withoutRun(ctx, err, decisions, started); err != nil {
 			return nil, fmt.Errorf("state: %w", err)
 		}
+		relisted = true
 	}
 	id := runID(started)
 	if err := m.State.AcquireLease(ctx, doc, id, started.Add(m.Budget+leaseMargin), started); err != nil {
 		return nil, err
 	}
-	r := &run{Monitor: m, id: id, started: started, refused: refused, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
+	r := &run{Monitor: m, id: id, started: started, refused: refused, relisted: relisted, workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	if m.Client != nil {
 		r.before = m.Client.Stats()
 	}
@@ -344,6 +358,13 @@ func (r *run) report(l LogResult, findings []watch.Finding, incidents []Incident
 func (r *run) failedLog(f notFound) {
 	var unverified *tlog.Unverified
 	errors.As(f.err, &unverified)
+	if f.id == "" && f.cfg.Discovered && f.cfg.Retired && unverified == nil {
+		// It took its last entry before we came, and nothing of it was promised to us.
+		text := fmt.Sprintf("%s takes no more entries, as the trusted root says, and does not answer: %v", f.url, f.err)
+		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusRetired, Notes: []string{text}}, nil, nil)
+		r.health.lasting("service:"+f.url+":", text, "nothing, or leave it out: logs: [{url: \""+f.url+"\", exclude: true}]")
+		return
+	}
 	if f.id == "" {
 		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusError, Error: f.err.Error()}, nil, nil)
 		key, text := "service:"+f.url+":"+f.tree, f.url+" cannot be read: "+f.err.Error()
@@ -363,6 +384,9 @@ func (r *run) failedLog(f notFound) {
 // is said, their pending alerts are still delivered, and they are forgotten once
 // nothing is left to deliver or to decide.
 func (r *run) notWatched(found []watched, failed []notFound) {
+	if r.blind {
+		return
+	}
 	now := make(map[tlog.ID]bool)
 	for _, l := range found {
 		now[l.Info().ID] = true

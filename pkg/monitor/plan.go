@@ -24,9 +24,11 @@ type Plan struct {
 const (
 	rekorV1Entries    = 10
 	tilesEntries      = 256
+	ctEntries         = 1000
 	publicV1PerMinute = 500  // reported limit per IP address, 2023
 	otherV1PerMinute  = 3600 // 60 a second, what rekor-server gives on a small machine
 	tilesPerMinute    = 3000 // static files behind a CDN
+	ctPerMinute       = 600
 	publicV1PerHour   = 110 * 3600
 	publicV2PerHour   = 15 * 3600
 )
@@ -47,6 +49,9 @@ func (m *Monitor) plan(info tlog.Info, from, size uint64) Plan {
 	p.Entries = tilesEntries
 	if info.Type == tlog.RekorV1 {
 		p.Entries, perMinute = rekorV1Entries, otherV1PerMinute
+	}
+	if info.Type == tlog.RFC6962 {
+		p.Entries, perMinute = ctEntries, ctPerMinute
 	}
 	switch {
 	case host == "rekor.sigstore.dev" && info.Active:

@@ -62,7 +62,7 @@ func TestARunFindsEveryEntryOfOursOnceAndAlertsIt(t *testing.T) {
 		t.Errorf("third run: %+v", l)
 	}
 	w.checkInvariants(w.trees(res))
-	if n := w.mails("Signed as"); n != 4 {
+	if n := w.signed(); n != 4 {
 		t.Errorf("%d alerts about us, want 4: %q", n, w.subjects())
 	}
 }
@@ -148,7 +148,7 @@ func TestP3AnAlertLeavesTheOutboxOnlyWhenEachSinkTookIt(t *testing.T) {
 	if res.Alerts.Pending == 0 || res.Alerts.Failed["down"] == "" {
 		t.Errorf("alerts: %+v, want some pending for the sink that is down", res.Alerts)
 	}
-	if w.mails("Signed as") != 2 {
+	if w.signed() != 2 {
 		t.Errorf("the other sink got %q", w.subjects())
 	}
 	w.sinks[0].hook = down.hook
@@ -161,11 +161,7 @@ func TestP3AnAlertLeavesTheOutboxOnlyWhenEachSinkTookIt(t *testing.T) {
 		t.Errorf("alerts: %+v, want none pending", res.Alerts)
 	}
 	for _, s := range w.sinks {
-		n := 0
-		for _, m := range s.got() {
-			n += strings.Count(m.Subject, "Signed as")
-		}
-		if n != 4 {
+		if n := signedIn(s); n != 4 {
 			t.Errorf("sink %s got %d alerts about us, want 4", s.name, n)
 		}
 	}
@@ -513,7 +509,7 @@ func TestP9TheFirstRunAtTheHeadSaysWhatItDoesNotRead(t *testing.T) {
 		t.Errorf("got %+v, gaps %+v", l, d.Gaps)
 	}
 	if w.mails("read from index 11 on, those before are not") == 0 {
-		t.Errorf("mails %q", w.sinks[0].got())
+		t.Errorf("mails %v", w.sinks[0].got())
 	}
 }
 

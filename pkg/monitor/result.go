@@ -23,6 +23,16 @@ const (
 	StatusRetired  Status = "retired"  // takes no more entries, and was read to its end
 )
 
+// What became of the TUF repository. Unless it is TrustOK, the last verified keys
+// are used.
+const (
+	TrustOK          = "ok"
+	TrustExpired     = "expired"     // its metadata is verified, and no longer valid
+	TrustUnreachable = "unreachable" // it does not answer
+	TrustRejected    = "rejected"    // what it serves does not verify, or is older than before
+	TrustDamaged     = "damaged"     // what was saved of it does not verify, and nothing is asked
+)
+
 // Exit statuses of `whosigned run`; the first that applies.
 const (
 	ExitClean    = 0
@@ -45,7 +55,10 @@ type Result struct {
 	// Failed: the run could not do its job, or not all of it. FailingSince is the
 	// first run of those in a row that could not, and Overdue says that it is longer
 	// ago than the configuration's patience.
-	Failed       bool            `json:"failed"`
+	Failed bool `json:"failed"`
+	// Trust says how the TUF repository fared that gives out the trusted root; "" if
+	// none is configured.
+	Trust        string          `json:"trust,omitempty"`
 	FailingSince *time.Time      `json:"failingSince,omitempty"`
 	Overdue      bool            `json:"overdue,omitempty"`
 	Logs         []LogResult     `json:"logs"`

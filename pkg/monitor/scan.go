@@ -208,7 +208,9 @@ func (w *logRun) keepFindings(ctx context.Context, from, to uint64, findings []w
 		if len(group) == 0 {
 			continue
 		}
-		p, err := w.putAlert(ctx, w.identityAlert(from, to, group, expected, k.object))
+		a := w.identityAlert(from, to, group, expected, k.object)
+		w.sayWhere(ctx, &a)
+		p, err := w.putAlert(ctx, a)
 		if err != nil {
 			return k, err
 		}
@@ -218,6 +220,31 @@ func (w *logRun) keepFindings(ctx context.Context, from, to uint64, findings []w
 		expected = 0 // said once
 	}
 	return k, nil
+}
+
+// maxSeen bounds the certificates of an alert that are looked up.
+const maxSeen = 20
+
+// sayWhere says of certificates that were alerted in an earlier run where they were
+// found then: Rekor may take hours to show what a certificate was issued for.
+func (w *logRun) sayWhere(ctx context.Context, a *report.Alert) {
+	looked := map[string]bool{}
+	for _, f := range a.Findings {
+		if f.CertificateID == "" || f.Trusted != watch.Trusted || looked[f.CertificateID] || len(looked) >= maxSeen {
+			continue
+		}
+		looked[f.CertificateID] = true
+		here := state.Signing{Log: w.info.ID, Index: f.Index, At: w.started}
+		first, err := w.State.PutSigning(ctx, f.CertificateID, here)
+		if err != nil {
+			w.warnf("%s", w.say("where the certificate of index %d was found before is unknown: %v", f.Index, err))
+			continue
+		}
+		if first.Log != here.Log && first.At.Before(w.started) {
+			a.Notes = append(a.Notes, fmt.Sprintf("The certificate of index %d was alerted before: the run of %s found it at index %d of log %s.",
+				f.Index, first.At.Format(time.RFC3339), first.Index, first.Log))
+		}
+	}
 }
 
 func (w *logRun) identityAlert(from, to uint64, findings []watch.Finding, expected int, object string) report.Alert {
@@ -276,7 +303,7 @@ func counted(n int) string {
 	return fmt.Sprintf("%d entries", n)
 }
 
-func (w *logRun) matcher() *matcher { return newMatcher(w.Config, w.info, w.workers) }
+func (w *logRun) matcher() *matcher { return newMatcher(w.last, w.Config, w.info, w.workers) }
 
 // bound ends a slice of m that begins now at its limits, or with the budget.
 func (w *logRun) bound(m *matcher) {
@@ -488,8 +515,21 @@ func (w *logRun) standing(doc *state.Log, cp tlog.Checkpoint) {
 	case cp.Frozen:
 		l.Status = StatusFrozen
 	}
-	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !cp.Frozen && w.Now().Sub(doc.CheckpointGrew) > q {
+	// A trusted root also lists logs that have been replaced without saying so.
+	replaced := w.cfg.Discovered && !doc.CheckpointGrew.After(doc.Watched)
+	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !replaced && !cp.Frozen && w.Now().Sub(doc.CheckpointGrew) > q {
 		w.health.atOnce(key+":quiet", w.say("it has not grown since %s", doc.CheckpointGrew.Format(time.RFC3339)),
 			"compare with the log's status page: it may be down, or we may be shown an old view")
+	}
+	if w.served.IsZero() || !w.info.Active {
+		return
+	}
+	// RFC 6962 section 3.5: a log's newest tree head is never older than its maximum
+	// merge delay, whether or not it has grown.
+	if age := w.Now().Sub(w.served); age > tlog.MaxMergeDelay {
+		w.health.atOnce(key+":old-tree-head", w.say("its newest tree head was signed %s ago, at %s: it has to sign one every %s", age.Round(time.Minute), w.served.Format(time.RFC3339), tlog.MaxMergeDelay),
+			"the log may be down, or we may be shown an old view: compare with its status page")
+	} else if age < -time.Hour {
+		w.health.atOnce(key+":future-tree-head", w.say("its newest tree head says that it was signed at %s, which is in the future", w.served.Format(time.RFC3339)), "the log's clock is wrong, or ours is")
 	}
 }

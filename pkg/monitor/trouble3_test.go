@@ -24,11 +24,11 @@ func TestEntriesBeyondALeafWhoseHashIsWithheldTooAreStillSeen(t *testing.T) {
 	for range 8 {
 		w.run()
 	}
-	n := w.mails("Signed as")
+	n := w.signed()
 	w.mine()
 	w.run()
-	if w.mails("Signed as") <= n {
-		t.Errorf("entries of ours seen after six hours: %d then %d", n, w.mails("Signed as"))
+	if w.signed() <= n {
+		t.Errorf("entries of ours seen after six hours: %d then %d", n, w.signed())
 	}
 }
 
@@ -66,7 +66,7 @@ func TestAlertsOfALogThatIsNoLongerConfiguredSurviveAReadError(t *testing.T) {
 	w.store.hook, w.sinks[0].hook = nil, nil
 	w.run()
 	w.run()
-	if n := w.mails("Signed as"); n != 2 {
+	if n := w.signed(); n != 2 {
 		t.Errorf("%d alerts, want 2; run.json %v; outbox %+v", n, w.runDoc().Logs, w.doc(id).Outbox)
 	}
 }
@@ -98,7 +98,7 @@ func TestASetBackLogThatWasNotReadToItsEndIsReadAsItIsServed(t *testing.T) {
 	for range 3 {
 		w.run()
 	}
-	if w.mails("Signed as") == 0 {
+	if w.signed() == 0 {
 		t.Errorf("what it serves was not read: %q", w.subjects())
 	}
 }
@@ -122,7 +122,7 @@ func TestRewrittenEntriesAreReadAfterABaseline(t *testing.T) {
 			res := w.run()
 			w.decide(state.Decision{Log: res.Logs[0].ID, Kind: state.TakeBaseline})
 			w.run()
-			if w.mails("Signed as") == 0 {
+			if w.signed() == 0 {
 				t.Errorf("they were not read: %q", w.subjects())
 			}
 		})
@@ -146,7 +146,7 @@ func TestAHoleIsFilledThoughItsNeighbourIsStillMissing(t *testing.T) {
 	w.run()
 	res := w.run()
 	if res.Logs[0].Holes != 256 {
-		t.Errorf("holes %d, want 256; mails %d", res.Logs[0].Holes, w.mails("Signed as"))
+		t.Errorf("holes %d, want 256; mails %d", res.Logs[0].Holes, w.signed())
 	}
 }
 
@@ -170,7 +170,7 @@ func TestABaselineKeepsTheHolesBelowIt(t *testing.T) {
 	w.run()
 	w.v2.ClearFaults()
 	w.run()
-	if w.mails("Signed as") == 0 {
+	if w.signed() == 0 {
 		t.Errorf("entry 256 never read: %q", w.subjects())
 	}
 }
@@ -205,7 +205,7 @@ func TestEntriesOfAForkThatCouldNotBeHadAreAskedForAgain(t *testing.T) {
 	end()
 	w.run()
 	w.run()
-	if w.mails("Signed as") == 0 {
+	if w.signed() == 0 {
 		t.Errorf("never read: %q", w.subjects())
 	}
 }

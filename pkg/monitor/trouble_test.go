@@ -85,7 +85,7 @@ func TestASinkThatHangsCostsNeitherTheLogNorTheLease(t *testing.T) {
 	}
 	w.mine()
 	res := w.want(monitor.ExitFindings)
-	if l := logOf(t, res, v2Origin); l.Error != "" || len(res.Errors) != 0 || res.Alerts.Failed["slow"] == "" || w.mails("Signed as") != 1 {
+	if l := logOf(t, res, v2Origin); l.Error != "" || len(res.Errors) != 0 || res.Alerts.Failed["slow"] == "" || w.signed() != 1 {
 		t.Errorf("%+v, errors %q, alerts %+v; want only the sink to fail", l, res.Errors, res.Alerts)
 	}
 	if d := w.runDoc(); d.Lease != nil || len(d.Outbox) != 1 {
@@ -118,7 +118,7 @@ func TestAFailedWriteThatNobodyElseWonDoesNotLoseTheLog(t *testing.T) {
 		t.Errorf("errors %q, logs %+v; want only the acknowledgement lost", res.Errors, res.Logs)
 	}
 	w.store.hook = nil
-	if res := w.want(monitor.ExitClean); res.Alerts.Pending != 0 || w.mails("Signed as") != 2 {
+	if res := w.want(monitor.ExitClean); res.Alerts.Pending != 0 || w.signed() != 2 {
 		t.Errorf("alerts %+v, mails %q; want the alert once more, as nobody knows that it was taken", res.Alerts, w.subjects())
 	}
 }
@@ -371,7 +371,7 @@ func TestTheAlertsOfALogThatIsNoLongerConfiguredAreStillDelivered(t *testing.T) 
 	w.v1Only("start: 0", "v1.pub")
 	w.want(monitor.ExitTamper)
 	w.sinks[0].hook = nil
-	if now := w.want(monitor.ExitTamper); now.Alerts.Pending != 0 || w.mails("Signed as") != 2 || w.mails("TAMPERING") != 1 || w.mails("no longer watched") == 0 {
+	if now := w.want(monitor.ExitTamper); now.Alerts.Pending != 0 || w.signed() != 2 || w.mails("TAMPERING") != 1 || w.mails("no longer watched") == 0 {
 		t.Errorf("alerts %+v, mails %q", now.Alerts, w.subjects())
 	}
 	w.decide(state.Decision{Log: res.Incidents[0].Log, Kind: state.CloseIncident, Incident: res.Incidents[0].ID})

@@ -336,6 +336,20 @@ func (w *world) mails(text string) int {
 	return n
 }
 
+// signed counts the alerts about us that were delivered, however many messages told
+// of them.
+func (w *world) signed() int { return signedIn(w.sinks[0]) }
+
+func signedIn(s *memSink) int {
+	n := 0
+	for _, m := range s.got() {
+		if strings.Contains(m.Subject, "Signed as") {
+			n += len(m.Alerts())
+		}
+	}
+	return n
+}
+
 // errCrashed is what everything answers once the process is dead.
 var errCrashed = errors.New("the process was killed")
 

@@ -1,13 +1,14 @@
-// Package notify takes alerts to people: by mail through SendGrid or SMTP, or
-// into a folder.
+// Package notify takes alerts to people: by mail through SendGrid, Mailgun or
+// SMTP, as issues on GitHub, or into a folder.
 //
 // It keeps its share of P3 (no alert is lost, none is buried): [Sink.Send] says
-// nil only when the sink acknowledged (SendGrid's 202, SMTP's 250 after the data, a
-// file that is synced and in place), and [Deliver] reports which alerts were
-// acknowledged, whatever happened to the others. A repeat carries the same
-// Message-ID and X-Whosigned-Alert. And of P6 (one bad sink or alert never stops
-// the others): every wait is bounded, and a message that is refused does not hold
-// up the next.
+// nil only when the sink acknowledged (SendGrid's 202, Mailgun's 200 with an ID,
+// SMTP's 250 after the data, GitHub's 201 with an issue's number, a file that is
+// synced and in place), and [Deliver] reports which alerts were acknowledged,
+// whatever happened to the others. A repeat carries the same Message-ID and
+// X-Whosigned-Alert, and opens no second issue. And of P6 (one bad sink or alert
+// never stops the others): every wait is bounded, and a message that is refused
+// does not hold up the next.
 package notify
 
 import (
@@ -43,8 +44,9 @@ type SendError struct {
 	// Down: the sink takes no message at all at the moment (unreachable, refuses our
 	// credentials or sender, asks to wait). Otherwise it refused this one.
 	Down bool
-	// Delivered: the message was acknowledged, but not for every recipient. Asking
-	// again would not help those, and would repeat it to the others.
+	// Delivered: the message was acknowledged, but not for every recipient, or not with
+	// every label and assignee. Asking again would not help that, and would repeat it to
+	// the others.
 	Delivered bool
 	Err       error
 }
@@ -65,8 +67,8 @@ func (e *SendError) Unwrap() error { return e.Err }
 // digest.
 const maxMessages = 50
 
-// Deliver sends alerts to a sink: a message each, the gravest first, or one digest
-// if more than 50 are pending. It returns the IDs of those that the sink
+// Deliver sends alerts to a sink: a message each, the gravest first, and one for all
+// that tell of the same certificate; or one digest if more than 50 are pending. It returns the IDs of those that the sink
 // acknowledged, and what went wrong with the others; both may be set. A message
 // that is refused does not stop the others; a sink that is down does.
 func Deliver(ctx context.Context, sink Sink, alerts []report.Alert) (acked []string, err error) {
@@ -85,10 +87,12 @@ func Deliver(ctx context.Context, sink Sink, alerts []report.Alert) (acked []str
 		return cmp.Compare(slices.Index(classes, a.Class), slices.Index(classes, b.Class))
 	})
 	var errs []error
-	for _, a := range grave {
-		ok, err := send(ctx, sink, []report.Alert{a})
+	for _, group := range report.Group(grave) {
+		ok, err := send(ctx, sink, group)
 		if ok {
-			acked = append(acked, a.ID)
+			for _, a := range group {
+				acked = append(acked, a.ID)
+			}
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -112,9 +116,9 @@ func send(ctx context.Context, sink Sink, alerts []report.Alert) (bool, error) {
 }
 
 // Open makes the configured sinks, reading their secrets: SENDGRID_API_KEY,
-// SMTP_USERNAME and SMTP_PASSWORD from getenv, or from the file that the same name
-// with _FILE points at. Nothing is written or connected to. SENDGRID_HOST, a base
-// URL, replaces SendGrid's own.
+// MAILGUN_API_KEY, SMTP_USERNAME and SMTP_PASSWORD, and GITHUB_TOKEN, from getenv, or
+// from the file that the same name with _FILE points at. Nothing is written or
+// connected to. SENDGRID_HOST, a base URL, replaces SendGrid's own.
 //
 // The error lists the sinks that cannot be opened, and why. Each is still among
 // those returned, under its name and with its classes, but whatever it is sent it
@@ -139,12 +143,20 @@ func Open(a config.Alerts, getenv func(string) string) ([]Sink, error) {
 		sinks = append(sinks, s)
 	}
 	for _, e := range a.Emails {
-		s, err := openEmail(e, getenv)
+		s, err := openEmail(e, e.Secrets.Or(getenv))
 		add(cmp.Or(e.Where, "alerts.email"), cmp.Or(e.Name, "email"), e.Classes, s, err)
+	}
+	for _, g := range a.GitHubs {
+		s, err := openGitHub(g, g.Secrets.Or(getenv))
+		add(cmp.Or(g.Where, "alerts.github"), cmp.Or(g.Name, "github"), g.Classes, s, err)
 	}
 	for _, f := range a.Folders {
 		s, err := openFolder(f)
 		add(cmp.Or(f.Where, "alerts.folder"), cmp.Or(f.Name, "folder"), f.Classes, s, err)
+	}
+	for _, i := range a.Identities {
+		s, err := openIdentities(i)
+		add(cmp.Or(i.Where, "outputIdentities"), cmp.Or(i.Name, "identities"), nil, s, err)
 	}
 	return sinks, errors.Join(errs...)
 }

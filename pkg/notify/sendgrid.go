@@ -5,27 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	netmail "net/mail"
-	"net/url"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sendgrid/rest"
 	"github.com/sendgrid/sendgrid-go"
 	"github.com/sendgrid/sendgrid-go/helpers/mail"
 
 	"github.com/whosigned/whosigned/pkg/report"
-)
-
-// How long and how often SendGrid is asked.
-const (
-	sendGridTries   = 4
-	sendGridTimeout = 30 * time.Second
-	sendGridMaxWait = 30 * time.Second // asked to wait longer: leave it to the next run
-	sendGridMaxBody = 64 << 10         // of an answer
 )
 
 // SendGridError is an answer of SendGrid's other than 202.
@@ -93,35 +81,15 @@ func openSendGrid(r route, from netmail.Address, to []netmail.Address, getenv fu
 	}
 	host := strings.TrimRight(getenv("SENDGRID_HOST"), "/")
 	if host != "" {
-		u, err := url.Parse(host)
-		if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
-			return nil, fmt.Errorf("SENDGRID_HOST %q is not a base URL with https, or http on loopback", host)
+		if err := checkBase("SENDGRID_HOST", host); err != nil {
+			return nil, err
 		}
 	}
 	return &sendGrid{
 		route: r, key: key, origin: origin, host: host, from: from, to: to,
 		// The library's own client is global and waits for ever.
-		client: &rest.Client{HTTPClient: &http.Client{
-			Timeout:       sendGridTimeout,
-			Transport:     limited{http.DefaultTransport},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}},
+		client: &rest.Client{HTTPClient: newClient(limited{http.DefaultTransport, maxAnswer})},
 	}, nil
-}
-
-// limited cuts answers off: the library reads all of them into memory.
-type limited struct{ http.RoundTripper }
-
-func (l limited) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := l.RoundTripper.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, sendGridMaxBody), resp.Body}
-	return resp, nil
 }
 
 // Send posts the message; only 202 is an acknowledgement. 429, 5xx and network
@@ -134,47 +102,25 @@ func (s *sendGrid) Send(ctx context.Context, m report.Message) error {
 		return fail(false, err)
 	}
 	body := mail.GetRequestBody(s.compose(m))
-	var causes []error
-	for try := 1; ; try++ {
-		wait, err := s.post(ctx, body)
-		if err == nil {
-			return nil
-		}
-		causes = append(causes, err)
-		var answer *SendGridError
-		if errors.As(err, &answer) && answer.Status != http.StatusTooManyRequests && answer.Status < 500 {
-			// 400 and 413 are about this message; any other would meet the next one too.
-			about := answer.Status == http.StatusBadRequest || answer.Status == http.StatusRequestEntityTooLarge
-			return fail(!about, err)
-		}
-		if wait == 0 {
-			wait = time.Second << (try - 1)
-		}
-		if try == sendGridTries || wait > sendGridMaxWait {
-			return fail(true, fmt.Errorf("after %d tries, the next one to wait for %v: %w", try, wait.Round(time.Second), errors.Join(causes...)))
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return fail(true, errors.Join(append(causes, context.Cause(ctx))...))
-		}
+	gaveUp, err := patiently(ctx, func() error { return s.post(ctx, body) })
+	if err == nil {
+		return nil
 	}
+	var answer *SendGridError
+	return fail(gaveUp || errors.As(err, &answer) && !aboutMessage(answer.Status), err)
 }
 
-// post asks once, and says how long SendGrid wants us to wait before we ask
-// again; 0 if it does not say.
-func (s *sendGrid) post(ctx context.Context, body []byte) (wait time.Duration, err error) {
+// post asks once.
+func (s *sendGrid) post(ctx context.Context, body []byte) error {
 	req := sendgrid.GetRequest(s.key, "/v3/mail/send", s.host)
 	req.Method = rest.Post
 	req.Body = body
 	resp, err := s.client.SendWithContext(ctx, req)
 	if err != nil {
-		return 0, fmt.Errorf("asking SendGrid: %w", err)
+		return &later{err: fmt.Errorf("asking SendGrid: %w", err)}
 	}
 	if resp.StatusCode == http.StatusAccepted {
-		return 0, nil
+		return nil
 	}
 	answer := &SendGridError{Status: resp.StatusCode, Key: s.origin}
 	var said struct {
@@ -185,23 +131,10 @@ func (s *sendGrid) post(ctx context.Context, body []byte) (wait time.Duration, e
 	} else {
 		answer.Body = strings.TrimSpace(resp.Body)
 	}
-	return asked(http.Header(resp.Headers)), answer
-}
-
-// asked reads Retry-After (seconds or a date), else X-RateLimit-Reset (Unix time).
-func asked(h http.Header) time.Duration {
-	if s := h.Get("Retry-After"); s != "" {
-		if n, err := strconv.Atoi(s); err == nil {
-			return time.Duration(max(0, min(n, 1<<20))) * time.Second
-		}
-		if t, err := http.ParseTime(s); err == nil {
-			return max(0, time.Until(t))
-		}
+	if passes(resp.StatusCode) {
+		return &later{answer, asked(http.Header(resp.Headers))}
 	}
-	if n, err := strconv.ParseInt(h.Get("X-RateLimit-Reset"), 10, 64); err == nil {
-		return max(0, time.Until(time.Unix(min(n, 1<<40), 0)))
-	}
-	return 0
+	return answer
 }
 
 // compose makes the request. SendGrid's tracking is off: it would rewrite the
@@ -219,7 +152,7 @@ func (s *sendGrid) compose(m report.Message) *mail.SGMailV3 {
 		AddPersonalizations(p).
 		AddContent(mail.NewContent("text/plain", m.Text), mail.NewContent("text/html", m.HTML)).
 		SetHeader("Message-ID", "<"+messageID(m, s.from)+">").
-		SetHeader(alertHeader, m.ID).
+		SetHeader(alertHeader, alertIDs(m)).
 		SetHeader(autoSubmitted, autoGenerated).
 		SetCustomArg("alert_id", m.ID).
 		SetCustomArg("alert_class", string(m.Class)).

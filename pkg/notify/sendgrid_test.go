@@ -145,7 +145,7 @@ func TestSendGridIsAskedAgainAsItWants(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sinks[0].(*sendGrid).client.HTTPClient.Transport = limited{inMemory{api}}
+				sinks[0].(*sendGrid).client.HTTPClient.Transport = limited{inMemory{api}, maxAnswer}
 				begin := time.Now()
 				err = sinks[0].Send(t.Context(), message(1))
 				if waited := time.Since(begin); waited != c.waited || api.Requests() != c.tries || (err == nil) != c.acked {

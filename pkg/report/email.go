@@ -21,6 +21,8 @@ type Message struct {
 	Subject string
 	Text    string
 	HTML    string
+
+	alerts []Alert // that it was made of, the gravest first
 }
 
 // What one message shows at most. The rest is counted and pointed at.
@@ -43,21 +45,29 @@ func Email(alerts []Alert) Message {
 	slices.SortStableFunc(sorted, func(a, b Alert) int {
 		return cmp.Or(cmp.Compare(a.gravity(), b.gravity()), a.Created.Compare(b.Created))
 	})
-	d := document{subject: subject(sorted), findings: maxFindings, bytes: maxBytes, incidents: maxIncidents, nexts: maxNexts}
-	m := Message{ID: messageID(sorted), Subject: d.subject, Class: ClassHealth}
-	if len(sorted) > 0 {
-		m.Class = sorted[0].Class
-	}
-	share := 0 // alerts that share the room for findings
+	d := compose(sorted, maxBytes)
+	m := Message{ID: messageID(sorted), Class: gravest(sorted), Subject: d.subject, Text: d.text(), HTML: d.html(), alerts: sorted}
 	for _, a := range sorted {
 		if a.Created.After(m.Created) {
 			m.Created = a.Created
 		}
+	}
+	return m
+}
+
+// compose makes the document of alerts, the gravest first. After so many bytes no
+// finding and no alert is begun.
+func compose(sorted []Alert, bytes int) *document {
+	also, told := places(sorted)
+	one := oneSigning(sorted, told)
+	d := &document{subject: subject(sorted, one), also: also, told: told, findings: maxFindings, bytes: bytes, incidents: maxIncidents, nexts: maxNexts}
+	share := 0 // alerts that share the room for findings
+	for _, a := range sorted {
 		share += min(1, len(a.Findings))
 	}
 	d.share = max(1, maxFindings/max(1, share))
-	if len(sorted) != 1 {
-		d.overview(m.Class, sorted)
+	if len(sorted) != 1 && !one {
+		d.overview(gravest(sorted), sorted)
 	}
 	for i := range sorted {
 		if i == maxAlerts || d.bytes <= 0 {
@@ -67,8 +77,14 @@ func Email(alerts []Alert) Message {
 		}
 		d.alert(&sorted[i])
 	}
-	m.Text, m.HTML = d.text(), d.html()
-	return m
+	return d
+}
+
+func gravest(sorted []Alert) Class {
+	if len(sorted) == 0 {
+		return ClassHealth
+	}
+	return sorted[0].Class
 }
 
 // overview heads a digest: what is in it, so that no alert hides behind a bulky one.
@@ -99,8 +115,11 @@ func messageID(alerts []Alert) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-func subject(sorted []Alert) string {
+func subject(sorted []Alert, one bool) string {
 	switch {
+	case one:
+		more := fmt.Sprintf(" (and in %s)", count(len(sorted)-1, "more log", "more logs"))
+		return safe(sorted[0].Title(), maxSubject-len(more)) + more
 	case len(sorted) == 0:
 		return "whosigned: no alerts"
 	case len(sorted) == 1:
@@ -211,15 +230,26 @@ func (d *document) found(a *Alert) {
 	if unproven != "" {
 		d.para(unproven)
 	}
+	if slices.ContainsFunc(a.Findings, func(f watch.Finding) bool { return f.BestEffort }) {
+		d.para("Found through Rekor's search index, best effort: there may be more that the index leaves out.")
+	}
 	d.next(a)
-	shown := 0
+	shown, told := 0, 0
 	for i := range a.Findings {
-		if shown == d.share || d.findings == 0 || d.bytes <= 0 {
+		if d.told[&a.Findings[i]] {
+			shown++
+			told++
+			continue
+		}
+		if shown-told == d.share || d.findings == 0 || d.bytes <= 0 {
 			break
 		}
 		d.findings--
 		shown++
 		d.finding(&a.Findings[i])
+	}
+	if told > 0 {
+		d.para(count(told, "of them is a certificate that is", "of them are certificates that are") + " told of above, with every log that it was found in.")
 	}
 	if rest := a.total() - shown; rest > 0 {
 		d.para(fmt.Sprintf("%s not shown here. All of them are in %s.",
@@ -230,6 +260,8 @@ func (d *document) found(a *Alert) {
 func (d *document) finding(f *watch.Finding) {
 	d.heading(safe(cmp.Or(f.Subject, "key "+f.Fingerprint), maxSubject))
 	fields := append(d.signer(f), d.entry(f)...)
+	also := d.also[f]
+	fields = append(fields, many("Also in", len(also), func(i int) string { return place(also[i]) })...)
 	for _, e := range limit(f.Extensions, maxItems) {
 		if e.Name == "issuer" && e.Value == f.Issuer {
 			continue // said above, and certificates say it twice
@@ -255,9 +287,15 @@ func (d *document) signer(f *watch.Finding) []field {
 	if f.Unproven {
 		fields = append(fields, field{Name: "Unproven", Value: "these leaves were served to us, but do not hash into a root that the log's trusted history commits to"})
 	}
+	if f.BestEffort {
+		fields = append(fields, field{Name: "Found", Value: bestEffort})
+	}
 	return append(fields, field{Name: "Fingerprint", Value: f.Fingerprint},
 		field{Name: "Key fingerprint", Value: f.KeyFingerprint}, field{Name: "Serial number", Value: f.SerialNumber})
 }
+
+// bestEffort labels what coverage: index found.
+const bestEffort = "through Rekor's search index, best effort: the entry is proven, and others may be left out without our noticing"
 
 // entry says what was signed, where that is logged, and when.
 func (d *document) entry(f *watch.Finding) []field {

@@ -51,7 +51,7 @@ func (d *document) next(a *Alert) {
 		wasItUs(f, a.total()),
 		whatWasSigned(f),
 		whatCouldSign(f),
-		"Keep the evidence: this mail, and " + Safe(cmp.Or(a.Pointer, "findings/ where the state is kept")) + ", copied to where whosigned does not write.",
+		"Keep the evidence: this message, and " + Safe(cmp.Or(a.Pointer, "findings/ where the state is kept")) + ", copied to where whosigned does not write.",
 		routine(a, f),
 		lookAgain(a, f),
 	})

@@ -38,7 +38,7 @@ func TestIdentityMailSaysWhatToDoInTheWordsOfTheFinding(t *testing.T) {
 			"-- What to do next\n\n01. Was it us? Signed as releases@acme.com, signed in through https://accounts.google.com, by the workflow " + workflow + ", in the run https://github.com/mallory/app/actions/runs/7. Open that run",
 			"02. If not: what was signed is " + digest + ". Find where it is offered",
 			"03. If not, revoke or rotate what could sign: who may change or start " + workflow,
-			"04. Keep the evidence: this mail, and findings/" + string(logID) + "/100-200-aabbccdd.jsonl",
+			"04. Keep the evidence: this message, and findings/" + string(logID) + "/100-200-aabbccdd.jsonl",
 			`05. If it is routine: add an expect clause that fits just this to rule "releases"`,
 			"06. To look at the entry: " + scan + "\n",
 		}, []string{"Anybody can make", "has not (yet) proven"}},

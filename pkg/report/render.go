@@ -6,6 +6,8 @@ import (
 	"html/template"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/whosigned/whosigned/pkg/watch"
 )
 
 // document is a message before it is text or HTML. Its strings are as they came;
@@ -17,6 +19,10 @@ type document struct {
 	findings, bytes, incidents int
 	nexts                      int // alerts whose findings are told what to do about
 	share                      int // findings an alert may show
+	// also are further places of a certificate, by the finding that is shown of it; told
+	// are the findings that are shown there.
+	also map[*watch.Finding][]*watch.Finding
+	told map[*watch.Finding]bool
 }
 
 // block is a piece of a document; Kind says which of the others are set.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	formats "github.com/transparency-dev/formats/log"
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -360,4 +361,36 @@ func contentHash(data []byte) string {
 
 func corruptArchive(name string, err error) error {
 	return &CorruptError{Name: name, Err: err, Remedy: "restore it from a backup"}
+}
+
+// Signing is where a certificate that was alerted was found first.
+type Signing struct {
+	Log   tlog.ID   `json:"log"`
+	Index uint64    `json:"index"`
+	At    time.Time `json:"at"`
+}
+
+var signingName = regexp.MustCompile(`\A[0-9a-f]{64}\z`)
+
+// PutSigning records the first alert about a certificate, by its CertificateID (see
+// package entry), unless one is recorded, and returns the one that is.
+func (s *State) PutSigning(ctx context.Context, certificate string, sig Signing) (Signing, error) {
+	if !signingName.MatchString(certificate) {
+		return sig, fmt.Errorf("%q is no certificate ID", certificate)
+	}
+	data, err := json.MarshalIndent(sig, "", "  ")
+	if err != nil {
+		return sig, err
+	}
+	name := "signings/" + certificate + ".json"
+	err = s.create(ctx, name, append(data, '\n'))
+	exists := (*ExistsError)(nil)
+	if !errors.As(err, &exists) {
+		return sig, err
+	}
+	var first Signing
+	if err := json.Unmarshal(exists.Stored, &first); err != nil {
+		return sig, corruptArchive(name, err)
+	}
+	return first, nil
 }

@@ -45,7 +45,28 @@ type Run struct {
 	// FailingSince is the first run of those in a row that could not do their job.
 	FailingSince *time.Time           `json:"failing_since,omitempty"`
 	Conditions   map[string]Condition `json:"conditions,omitempty"`
-	Outbox       []Pending            `json:"outbox,omitempty"`
+	// Listed are the keys that the trusted root has listed so far, by log ID, and
+	// ListedBy is which trusted root: a TUF repository's ID, or "trustedRoot".
+	Listed   map[tlog.ID]Listed `json:"listed,omitempty"`
+	ListedBy string             `json:"listed_by,omitempty"`
+	Outbox   []Pending          `json:"outbox,omitempty"`
+
+	kept
+}
+
+// Listed is one key of the trusted root.
+type Listed struct {
+	URL    string    `json:"url"`
+	Origin string    `json:"origin,omitempty"`
+	Kind   string    `json:"kind"`           // "rekor" or "ct"
+	Type   tlog.Type `json:"type,omitempty"` // what the log was found to speak
+	Key    string    `json:"key"`            // PEM
+	Since  time.Time `json:"since"`
+	// Later: the trusted root came to list it after our first run, so that it is read
+	// from its first entry.
+	Later   bool       `json:"later,omitempty"`
+	Retired bool       `json:"retired,omitempty"` // past its validFor.end
+	Gone    *time.Time `json:"gone,omitempty"`    // since when the trusted root does not list it
 
 	kept
 }
@@ -101,6 +122,8 @@ type Log struct {
 	Size       uint64 `json:"size"` // of Checkpoint
 	// CheckpointGrew is when the proven size last changed.
 	CheckpointGrew time.Time `json:"checkpoint_grew"`
+	// Watched is when its baseline was taken; zero if an older release did.
+	Watched time.Time `json:"watched,omitzero"`
 	// Scanned is the compact range of the leaves read, recomputed and proven
 	// against Checkpoint; nil under consistency coverage.
 	Scanned *tlog.Frontier `json:"scanned,omitempty"`
@@ -121,6 +144,8 @@ type Log struct {
 	// Unproven is how far leaves were scanned, marked unproven, while an incident
 	// keeps Scanned where it is.
 	Unproven *Unproven `json:"unproven,omitempty"`
+	// Index is how far index coverage is; nil before it.
+	Index *Index `json:"index,omitempty"`
 	// Findings is the newest findings object; its header names the one before.
 	Findings string `json:"findings,omitempty"`
 	// Counts over the log's life.

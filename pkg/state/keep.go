@@ -81,6 +81,15 @@ func (l Lease) MarshalJSON() ([]byte, error) {
 	return l.encode(plain(l))
 }
 
+func (l *Listed) UnmarshalJSON(b []byte) error {
+	type plain Listed
+	return l.decode(b, (*plain)(l))
+}
+func (l Listed) MarshalJSON() ([]byte, error) {
+	type plain Listed
+	return l.encode(plain(l))
+}
+
 func (c *Condition) UnmarshalJSON(b []byte) error {
 	type plain Condition
 	return c.decode(b, (*plain)(c))

@@ -43,6 +43,9 @@ type Finding struct {
 	Digests        []string    `json:"digests,omitempty"`
 	Extensions     []Extension `json:"extensions,omitempty"`  // Fulcio's, by name
 	Certificate    string      `json:"certificate,omitempty"` // PEM
+	// CertificateID is the same for a certificate wherever it is found, and for its
+	// precertificate: see entry.Signer.CertificateID.
+	CertificateID string `json:"certificateId,omitempty"`
 
 	Times    []Time `json:"times,omitempty"`
 	Trusted  Trust  `json:"trusted"`
@@ -50,8 +53,11 @@ type Finding struct {
 	Expected bool   `json:"expected"`
 	// Unproven marks a finding from leaves that did not hash into a root that the
 	// log's trusted history commits to.
-	Unproven bool   `json:"unproven,omitempty"`
-	Link     string `json:"link,omitempty"` // where to look at the entry
+	Unproven bool `json:"unproven,omitempty"`
+	// BestEffort marks a finding that a search index was asked for: that index may
+	// leave entries out without our noticing.
+	BestEffort bool   `json:"bestEffort,omitempty"`
+	Link       string `json:"link,omitempty"` // where to look at the entry
 }
 
 // Extension is a certificate extension as a finding shows it.

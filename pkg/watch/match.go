@@ -19,6 +19,9 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 		return nil
 	}
 	var found []Finding
+	if len(e.Signers) == 0 {
+		return r.unsigned(e)
+	}
 	for i := range e.Signers {
 		s := &e.Signers[i]
 		var verdict Trust
@@ -26,7 +29,7 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 		for j := range r.rules {
 			rule := &r.rules[j]
 			fit, ok := rule.fits(s)
-			if !ok {
+			if !ok || !rule.digestFits(e) {
 				continue
 			}
 			if verdict == "" {
@@ -42,15 +45,41 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 	return found
 }
 
+// unsigned is Match for an entry that tells of no signer, such as a timestamp: only a
+// digest can fit.
+func (r *Rules) unsigned(e *entry.Entry) (found []Finding) {
+	for j := range r.rules {
+		if rule := &r.rules[j]; rule.onlyDigest() && rule.signer == AnySigner && rule.digestFits(e) {
+			f := finding(e, &entry.Signer{}, fit{matched: "digest"})
+			f.Rule, f.Trusted = rule.name, Unknown
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+func (r *rule) digestFits(e *entry.Entry) bool {
+	return len(r.digest) == 0 || slices.ContainsFunc(e.Digests, func(d string) bool { return anyFits(r.digest, d) })
+}
+
+// onlyDigest: the rule asks nothing of the signer.
+func (r *rule) onlyDigest() bool {
+	c := &r.clause
+	return len(r.digest) > 0 && len(c.subject)+len(c.issuer)+len(c.fingerprint)+len(c.extensions) == 0
+}
+
 func judge(s *entry.Signer, trust func(*entry.Signer) (Trust, string)) (Trust, string) {
-	if trust == nil || len(s.Certificate) == 0 {
+	if trust == nil || !certified(s) {
 		return Unknown, ""
 	}
 	return trust(s)
 }
 
+// certified: by a certificate, or by a precertificate as a CT log commits to it.
+func certified(s *entry.Signer) bool { return len(s.Certificate) > 0 || len(s.TBS) > 0 }
+
 // isKey is false for a signer that should have a certificate and shows none.
-func isKey(s *entry.Signer) bool { return len(s.Certificate) == 0 && s.Type != entry.X509 }
+func isKey(s *entry.Signer) bool { return !certified(s) && s.Type != entry.X509 }
 
 // fit is which part of a rule fitted, and on what.
 type fit struct {
@@ -61,7 +90,7 @@ type fit struct {
 
 // fits looks at the cheap and selective parts first.
 func (r *rule) fits(s *entry.Signer) (fit, bool) {
-	certificate := len(s.Certificate) > 0
+	certificate := certified(s)
 	if r.signer == Certificates && !certificate || r.signer == Keys && !isKey(s) {
 		return fit{}, false
 	}
@@ -70,10 +99,13 @@ func (r *rule) fits(s *entry.Signer) (fit, bool) {
 	if r.compat && r.signer == Certificates && len(c.subject) > 0 && s.Issuer == "" {
 		return fit{}, false
 	}
-	if len(c.issuer) > 0 && !c.issuerFits(s) || len(c.fingerprint) > 0 && !c.fingerprintFits(s, r.compat) {
+	if len(c.issuer) > 0 && !c.issuerFits(s, r.compat) || len(c.fingerprint) > 0 && !c.fingerprintFits(s, r.compat) {
 		return fit{}, false
 	}
 	f := fit{matched: "issuer"}
+	if r.onlyDigest() {
+		f.matched = "digest"
+	}
 	for i := range c.extensions {
 		oid, ok := c.extensions[i].fits(s, r.compat)
 		if !ok {
@@ -101,8 +133,21 @@ func (r *rule) fits(s *entry.Signer) (fit, bool) {
 	return f, true
 }
 
-func (c *clause) issuerFits(s *entry.Signer) bool {
-	return s.Issuer != "" && anyFits(c.issuer, s.Issuer)
+// issuerFits looks at every issuer that the certificate names, so that a second one
+// cannot hide behind the first; rekor-monitor looks at the first only.
+func (c *clause) issuerFits(s *entry.Signer, firstOnly bool) bool {
+	if s.Issuer != "" && anyFits(c.issuer, s.Issuer) {
+		return true
+	}
+	return !firstOnly && slices.ContainsFunc(s.Extensions, func(e entry.Extension) bool {
+		return e.Name == "issuer" && e.Value != "" && anyFits(c.issuer, e.Value)
+	})
+}
+
+func (c *clause) everyIssuerFits(s *entry.Signer) bool {
+	return s.Issuer != "" && anyFits(c.issuer, s.Issuer) && !slices.ContainsFunc(s.Extensions, func(e entry.Extension) bool {
+		return e.Name == "issuer" && !anyFits(c.issuer, e.Value)
+	})
 }
 
 func (c *clause) fingerprintFits(s *entry.Signer, ownOnly bool) bool {
@@ -139,7 +184,7 @@ func (c *clause) expects(s *entry.Signer) bool {
 			return false
 		}
 	}
-	if len(c.issuer) > 0 && !c.issuerFits(s) || len(c.fingerprint) > 0 && !c.fingerprintFits(s, false) {
+	if len(c.issuer) > 0 && !c.everyIssuerFits(s) || len(c.fingerprint) > 0 && !c.fingerprintFits(s, false) {
 		return false
 	}
 	for i := range c.extensions {
@@ -183,13 +228,19 @@ func finding(e *entry.Entry, s *entry.Signer, fit fit) Finding {
 		}
 		f.Extensions = append(f.Extensions, shown)
 	}
-	if len(s.Certificate) == 0 {
+	if !e.Logged.IsZero() {
+		f.Times = append(f.Times, Time{Time: e.Logged.UTC(), What: "logged", Vouched: "the log"})
+	}
+	if !certified(s) {
 		return f
 	}
-	f.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate}))
-	f.Times = []Time{
+	f.CertificateID = s.CertificateID()
+	if len(s.Certificate) > 0 {
+		f.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate}))
+	}
+	f.Times = append(f.Times, []Time{
 		{Time: s.NotBefore.UTC(), What: "certificate not before", Vouched: "certificate"},
 		{Time: s.NotAfter.UTC(), What: "certificate not after", Vouched: "certificate"},
-	}
+	}...)
 	return f
 }

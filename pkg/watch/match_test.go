@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,10 @@ func TestRuleFitsASigner(t *testing.T) {
 	noSubject := certificate()
 	noSubject.Subjects = nil
 	hidden := entry.Signer{Type: entry.X509, Fingerprint: "aa11"} // should have a certificate and shows none
+	twoIssuers := certificate()
+	twoIssuers.Extensions = append(twoIssuers.Extensions, entry.Extension{OID: "1.3.6.1.4.1.57264.1.8", Name: "issuer", Value: "https://accounts.google.com"})
+	pre := certificate()
+	pre.Certificate, pre.TBS, pre.Fingerprint = nil, []byte("tbs"), ""
 	for _, tc := range []struct {
 		name    string
 		rule    Rule
@@ -106,6 +111,9 @@ func TestRuleFitsASigner(t *testing.T) {
 		{"another subject", Rule{Clause: Clause{Subject: any1(Exact, "bob")}}, pgp(), "", ""},
 		{"subject and issuer", Rule{Clause: Clause{Subject: any1(Glob, "*acme*"), Issuer: any1(Glob, "https://token.*")}}, certificate(), "subject", uri},
 		{"subject and another issuer", Rule{Clause: Clause{Subject: any1(Glob, "*acme*"), Issuer: any1(Exact, "https://accounts.google.com")}}, certificate(), "", ""},
+		{"an issuer that hides behind another", Rule{Clause: Clause{Subject: any1(Glob, "*acme*"), Issuer: any1(Exact, "https://accounts.google.com")}}, twoIssuers, "subject", uri},
+		{"a precertificate is a certificate", Rule{Signer: Certificates, Clause: Clause{Subject: any1(Glob, "*acme*")}}, pre, "subject", uri},
+		{"a precertificate is no key", Rule{Signer: Keys, Clause: Clause{Subject: any1(Glob, "*acme*")}}, pre, "", ""},
 		{"any issuer needs an issuer", Rule{Clause: Clause{Issuer: any1(Regex, ".*")}}, pgp(), "", ""},
 		{"an issuer alone", Rule{Clause: Clause{Issuer: any1(Glob, "https://token.*")}}, certificate(), "issuer", uri},
 		{"a fingerprint", Rule{Clause: Clause{Fingerprint: any1(Exact, "c0ffee")}}, pgp(), "fingerprint", "bob@acme.com"},
@@ -174,6 +182,31 @@ func TestFindingCarriesWhatAResponderNeeds(t *testing.T) {
 	}
 }
 
+func TestADigestIsTheEntrysWhoeverSigned(t *testing.T) {
+	digest := any1(Exact, "sha256:00")
+	for _, tc := range []struct {
+		name    string
+		rule    Rule
+		entry   *entry.Entry
+		matched []string
+	}{
+		{"alone", Rule{Digest: digest}, entryOf(certificate(), pgp()), []string{"digest", "digest"}},
+		{"another", Rule{Digest: any1(Exact, "sha256:01")}, entryOf(certificate()), nil},
+		{"and a subject", Rule{Digest: digest, Clause: Clause{Subject: any1(Glob, "*@acme.com")}}, entryOf(certificate(), pgp()), []string{"subject"}},
+		{"of an entry without signers", Rule{Digest: digest}, entryOf(), []string{"digest"}},
+		{"keys only, no signers", Rule{Digest: digest, Signer: Keys}, entryOf(), nil},
+	} {
+		tc.rule.Name = "r"
+		var got []string
+		for _, f := range compile(t, tc.rule).Match(tc.entry, nil) {
+			got = append(got, f.Matched)
+		}
+		if !slices.Equal(got, tc.matched) {
+			t.Errorf("%s: matched %q, want %q", tc.name, got, tc.matched)
+		}
+	}
+}
+
 func TestOneFindingForEachSignerAndRule(t *testing.T) {
 	rules := compile(t,
 		Rule{Name: "a", Clause: Clause{Subject: any1(Glob, "*acme*")}},
@@ -210,6 +243,9 @@ func TestExpectedOnlyIfProvenAndComplete(t *testing.T) {
 	two.Subjects = append(two.Subjects, "https://github.com/evil/app")
 	split := certificate()
 	split.Extensions[1].Value = "https://evil.example.com"
+	google := certificate()
+	google.Extensions = append(google.Extensions, entry.Extension{OID: "1.3.6.1.4.1.57264.1.8", Name: "issuer", Value: "https://accounts.google.com"})
+	byIssuer := Clause{Issuer: any1(Exact, "https://token.actions.githubusercontent.com")}
 	hidden := entry.Signer{Type: entry.X509, Subjects: []string{"https://github.com/acme/app"}}
 	key := entry.Signer{Type: entry.SSH, Subjects: []string{"https://github.com/acme/app"}}
 	for _, tc := range []struct {
@@ -229,6 +265,8 @@ func TestExpectedOnlyIfProvenAndComplete(t *testing.T) {
 		{"a second subject hides behind the first", two, Trusted, []Clause{subject}, false},
 		{"both issuer extensions fit", certificate(), Trusted, []Clause{issuer}, true},
 		{"the two issuer extensions differ", split, Trusted, []Clause{issuer}, false},
+		{"the issuer fits", certificate(), Trusted, []Clause{byIssuer}, true},
+		{"a second issuer hides behind the first", google, Trusted, []Clause{byIssuer}, false},
 		{"an extension that is not there", key, Unknown, []Clause{releases}, false},
 		{"a key has no chain", key, Unknown, []Clause{subject}, true},
 		{"a certificate that is not shown is no key", hidden, Trusted, []Clause{subject}, false},

@@ -21,10 +21,15 @@ import (
 )
 
 // Rule is what the user watches for. A signer fits if all of the rule's clause
-// does.
+// does, and one of the entry's digests if the rule names any.
 type Rule struct {
 	Name string `json:"name"` // unique; findings carry it
 	Clause
+	// Digest is the artifact's, as entries have it: "sha256:<hex>".
+	Digest AnyOf `json:"digest,omitempty"`
+	// Keys are public keys, PEM, whose fingerprints the clause has: a search index
+	// knows a key by its text.
+	Keys   []string    `json:"keys,omitempty"`
 	Signer SignerClass `json:"signer,omitempty"`
 	// Expect are clauses of which one has to fit for a finding to be routine.
 	Expect []Clause `json:"expect,omitempty"`
@@ -103,6 +108,7 @@ type Rules struct {
 
 type rule struct {
 	name   string
+	digest []matcher
 	signer SignerClass
 	compat bool
 	clause clause
@@ -138,13 +144,14 @@ func Compile(specs []Rule) (*Rules, error) {
 		if spec.Name == "" {
 			fail("name", errors.New("a rule needs a name; findings carry it"))
 		}
-		if spec.Clause.empty() {
-			fail("", errors.New("the rule would fit every signer; give it a subject, issuer, fingerprint or extensions"))
+		if spec.Clause.empty() && len(spec.Digest) == 0 {
+			fail("", errors.New("the rule would fit every signer; give it a subject, issuer, fingerprint, key, digest or extensions"))
 		}
 		if !slices.Contains([]SignerClass{AnySigner, Certificates, Keys}, spec.Signer) {
 			fail("signer", fmt.Errorf("unknown class of signers %q; use certificate or key", spec.Signer))
 		}
 		r := rule{name: spec.Name, signer: spec.Signer, compat: spec.Compat, clause: compileClause(spec.Clause, "", fail)}
+		r.digest = compilePatterns("digest", spec.Digest, fail)
 		for j, c := range spec.Expect {
 			field := fmt.Sprintf("expect[%d]", j)
 			if c.empty() {
@@ -160,16 +167,18 @@ func Compile(specs []Rule) (*Rules, error) {
 	return rules, nil
 }
 
-func compileClause(c Clause, prefix string, fail func(string, error)) clause {
-	patterns := func(field string, any AnyOf) []matcher {
-		var compiled []matcher
-		for i, p := range any {
-			m, err := p.compile()
-			fail(fmt.Sprintf("%s%s[%d]", prefix, field, i), err)
-			compiled = append(compiled, m)
-		}
-		return compiled
+func compilePatterns(field string, any AnyOf, fail func(string, error)) []matcher {
+	var compiled []matcher
+	for i, p := range any {
+		m, err := p.compile()
+		fail(fmt.Sprintf("%s[%d]", field, i), err)
+		compiled = append(compiled, m)
 	}
+	return compiled
+}
+
+func compileClause(c Clause, prefix string, fail func(string, error)) clause {
+	patterns := func(field string, any AnyOf) []matcher { return compilePatterns(prefix+field, any, fail) }
 	compiled := clause{
 		subject:     patterns("subject", c.Subject),
 		issuer:      patterns("issuer", c.Issuer),
@@ -238,6 +247,9 @@ func (r *Rules) Describe() []string {
 	for i := range r.Len() {
 		spec := r.specs[i]
 		line := fmt.Sprintf("%s: %s", spec.Name, spec.Clause)
+		if len(spec.Digest) > 0 {
+			line = strings.TrimSuffix(line, ": ") + map[bool]string{true: ": ", false: ", and "}[spec.Clause.empty()] + "digest " + spec.Digest.String()
+		}
 		if spec.Signer != AnySigner {
 			line += fmt.Sprintf(", of a %s", spec.Signer)
 		}
@@ -263,6 +275,12 @@ func (r *Rules) Warnings() []Warning {
 	var all []Warning
 	for i := range r.Len() {
 		spec := r.specs[i]
+		for j, p := range spec.Digest {
+			if p.How == Exact && !digestForm.MatchString(p.Text) {
+				all = append(all, Warning{i, fmt.Sprintf("digest[%d]", j), fmt.Sprintf(
+					"%q never fits: entries have digests as sha256:<hex>, in lower case", p.Text)})
+			}
+		}
 		for j, p := range spec.Fingerprint {
 			if p.How == Exact && upperHex.MatchString(p.Text) {
 				all = append(all, Warning{i, fmt.Sprintf("fingerprint[%d]", j), fmt.Sprintf(
@@ -287,5 +305,7 @@ func (r *Rules) Warnings() []Warning {
 	}
 	return all
 }
+
+var digestForm = regexp.MustCompile(`\A[a-z0-9-]+:[0-9a-f]{8,}\z`)
 
 var upperHex = regexp.MustCompile(`\A[0-9a-fA-F]*[A-F][0-9a-fA-F]*\z`)

@@ -16,17 +16,23 @@ type suite struct {
 }
 
 // TestE2E runs the built program against real log servers: Trillian on MariaDB
-// with rekor-server, and two versions of rekor-tiles, all on loopback. .ci/servers
-// installs them. Run one part with -run 'TestE2E/part'.
+// with rekor-server and ct_server, two versions of rekor-tiles, and TesseraCT, all on
+// loopback. .ci/servers installs them. Run one part with -run '^TestE2E$/part'.
 func TestE2E(t *testing.T) {
 	s := &suite{program: filepath.Join(t.TempDir(), "whosigned")}
 	s.trillian = startTrillian(t)
 	t.Run("servers answer", s.testServersAnswer)
+	t.Run("rfc 6962", s.testRFC6962)
+	t.Run("static ct", s.testStaticCT)
+	t.Run("tuf", s.testTUF)
 	command(t, nil, "go", "build", "-o", s.program, ".")
+	t.Run("sigstore", s.testSigstore)
+	t.Run("trust", s.testTrust)
 	t.Run("watches every log", s.testWatchesEveryLog)
 	t.Run("interrupt keeps progress", s.testInterruptKeepsProgress)
 	t.Run("rotation", s.testRotation)
 	t.Run("tampering", s.testTampering)
+	t.Run("ct tampering", s.testCTTampering)
 }
 
 // testServersAnswer shows by plain HTTP that the suite's own support works: the
@@ -35,6 +41,7 @@ func TestE2E(t *testing.T) {
 func (s *suite) testServersAnswer(t *testing.T) {
 	t.Run("rekor v1", s.testRekorV1Answers)
 	t.Run("rekor v2", s.testRekorV2Answers)
+	t.Run("rekor v1 index", s.testIndexAnswers)
 }
 
 func (s *suite) testRekorV1Answers(t *testing.T) {
@@ -118,7 +125,7 @@ func (s *suite) testRekorV2Answers(t *testing.T) {
 	}
 	before := next.checkpoint(t)
 	next.server.stop(t)
-	next.restore(t, nil)
+	next.restore(t, "")
 	next.serve(t)
 	next.noise(t, 1)
 	next.published(t, 1)

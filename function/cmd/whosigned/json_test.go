@@ -28,7 +28,9 @@ errors[] string
 exit number
 failed bool
 failingSince string
+findings[].bestEffort bool
 findings[].certificate string
+findings[].certificateId string
 findings[].digests[] string
 findings[].expected bool
 findings[].extensions[].name string
@@ -98,12 +100,14 @@ requests number
 run string
 started string
 version string
+trust string
 warnings[] string
 `},
 		{"check", monitor.Checked{}, `
 certificateAuthorities number
 config string
 logs[].coverage string
+logs[].discovered bool
 logs[].error string
 logs[].from number
 logs[].id string
@@ -118,16 +122,20 @@ logs[].plan.requests number
 logs[].plan.requestsPerRun number
 logs[].plan.runs number
 logs[].refused string
+logs[].retired bool
 logs[].size number
 logs[].to number
 logs[].treeId string
 logs[].type string
 logs[].url string
+problems[] string
 rules[] string
 scan.from number
 scan.to number
 sinks[] string
 state string
+trust string
+trustError string
 warnings[] string
 `},
 		{"status", status{}, `

@@ -124,7 +124,7 @@ Exit status of run and scan; the first that applies:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w\nsee: %s --help", err, c.CommandPath()))
 	})
-	root.AddCommand(newRun(), newScan(), newCheck(), newAccept(), newStatus(), newTestAlert(), newDemo())
+	root.AddCommand(newRun(), newScan(), newCheck(), newCheckBundle(), newAccept(), newStatus(), newTestAlert(), newDemo(), newImport(openImporter), newFromRekorMonitor())
 	return root
 }
 

@@ -63,6 +63,9 @@ const maxShown = 50
 // printResult tells a result to people.
 func printResult(w io.Writer, r *monitor.Result) {
 	p := printer{w}
+	if r.Trust != "" && r.Trust != monitor.TrustOK {
+		p.line("trust     %s: the last verified keys are used", r.Trust)
+	}
 	for _, l := range r.Logs {
 		name := l.Origin
 		if name == "" {
@@ -216,6 +219,15 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 		sinks = "nobody is alerted by a scan" + notUsed(sinks)
 	}
 	p.line("state          %s", stored)
+	if c.Trust != "" {
+		p.line("trust          %s", c.Trust)
+	}
+	if c.TrustError != "" {
+		p.line("  error        %s", c.TrustError)
+	}
+	for _, text := range c.Problems {
+		p.line("PROBLEM        %s", text)
+	}
 	for _, l := range c.Logs {
 		name := l.Origin
 		if name == "" {
@@ -225,6 +237,9 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 		if l.ID != "" {
 			p.line("  id           %s", string(l.ID))
 		}
+		if l.Discovered {
+			p.line("  found in     the trusted root%s", map[bool]string{true: ", which says that it takes no more entries"}[l.Retired])
+		}
 		if l.Error != "" {
 			p.line("  error        %s", l.Error)
 			continue
@@ -232,6 +247,10 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 		switch {
 		case c.Scan != nil:
 			p.line("  size         %d; SCAN of entries [%d, %d)", l.Size, l.From, l.To)
+		case l.Coverage == config.Consistency:
+			p.line("  size         %d; its history is proven, no entry is read", l.Size)
+		case l.Coverage == config.Index:
+			p.line("  size         %d; its history is proven, and its search index is asked (best effort)", l.Size)
 		case l.Known:
 			p.line("  size         %d; reading goes on at index %d", l.Size, l.From)
 		default:

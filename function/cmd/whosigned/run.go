@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"os"
 	"time"
 
@@ -88,7 +87,7 @@ func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 	}
 	return &monitor.Monitor{
 		Config: cfg, State: st, Version: version(), Logger: logger(c.ErrOrStderr(), f.verbose),
-		Client: tlog.NewClient(tlog.ClientOptions{Version: version(), Insecure: insecure(cfg)}),
+		Client: tlog.NewClient(tlog.ClientOptions{Version: version(), Insecure: cfg.InsecureHosts()}),
 		Every:  f.every, Budget: f.budget,
 	}, nil
 }
@@ -101,18 +100,6 @@ func (f *flags) openState(ctx context.Context, cfg *config.Config) (*state.State
 		return nil, nil
 	}
 	return state.Open(ctx, cfg.State)
-}
-
-func insecure(cfg *config.Config) []string {
-	var hosts []string
-	for _, l := range cfg.Logs {
-		if l.Insecure {
-			if u, err := url.Parse(l.URL); err == nil {
-				hosts = append(hosts, u.Host)
-			}
-		}
-	}
-	return hosts
 }
 
 func logger(w io.Writer, verbose bool) *slog.Logger {
@@ -201,6 +188,9 @@ func isExit(err error) bool {
 }
 
 func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
+	if err := f.firstImport(c, m); err != nil {
+		return err
+	}
 	bar := f.progress(c)
 	m.Progress = bar.update
 	res, err := m.Run(c.Context())
@@ -208,7 +198,33 @@ func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
 	if err != nil {
 		return err
 	}
+	if err := writeIdentityMetadata(m.Config.Peer.Metadata, res); err != nil {
+		return errors.Join(f.print(c, res), err)
+	}
 	return f.print(c, res)
+}
+
+// firstImport makes a first run go on from the checkpoint that rekor-monitor left where
+// the configuration's logInfoFile says.
+func (f *flags) firstImport(c *cobra.Command, m *monitor.Monitor) error {
+	if m.Config.Peer.LogInfo == "" || m.State == nil {
+		return nil
+	}
+	if _, err := m.State.LoadRun(c.Context()); !errors.Is(err, state.ErrNotExist) {
+		return nil // a run says what is wrong with it
+	}
+	saved, err := firstCheckpoint(m.Config)
+	if err != nil || len(saved) == 0 {
+		return err
+	}
+	imported, err := m.Import(c.Context(), saved)
+	if err != nil {
+		return fmt.Errorf("logInfoFile: %w; to begin without it, remove the file or the key", err)
+	}
+	for _, i := range imported {
+		fmt.Fprintf(c.ErrOrStderr(), "whosigned: first run: log %s goes on at entry %d, from the checkpoint in %s\n", i.Log, i.Size, report.Safe(i.File))
+	}
+	return nil
 }
 
 // print writes a result and turns it into an exit status.

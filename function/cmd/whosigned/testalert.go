@@ -81,10 +81,14 @@ func (p *place) find(c *cobra.Command) (sinks []string, err error) {
 	return sinks, nil
 }
 
+// sinkNames are the sinks that reach people; a file of identities takes findings only.
 func sinkNames(a config.Alerts) []string {
 	var names []string
 	for _, e := range a.Emails {
 		names = append(names, cmp.Or(e.Name, "email"))
+	}
+	for _, g := range a.GitHubs {
+		names = append(names, cmp.Or(g.Name, "github"))
 	}
 	for _, f := range a.Folders {
 		names = append(names, cmp.Or(f.Name, "folder"))

@@ -1,6 +1,6 @@
-// Package notifytest has stand-ins for what takes our mail: [SendGrid], which
-// holds requests to the v3 mail/send reference and answers as SendGrid does, and
-// [SMTP], a mail server on loopback. Both fail on demand.
+// Package notifytest has stand-ins for what takes our alerts: [SendGrid], [Mailgun]
+// and [GitHub], which hold requests to the references of their APIs and answer as
+// those do, and [SMTP], a mail server on loopback. All fail on demand.
 package notifytest
 
 import (
@@ -33,7 +33,7 @@ type SendGrid struct {
 	mails    []Mail
 }
 
-// Answer is what SendGrid says to a request that is well formed, instead of 202.
+// Answer is what is said to a request that is well formed, instead of what a success says.
 type Answer struct {
 	Status int // 0: as without an Answer
 	Header http.Header

@@ -1,0 +1,169 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/whosigned/whosigned/pkg/config"
+	"github.com/whosigned/whosigned/pkg/report"
+	"github.com/whosigned/whosigned/pkg/watch"
+)
+
+// peerValues are what the rules of the findings below stand for.
+var peerValues = map[string]config.PeerValue{
+	"cert":      {Type: "certIdentity", Text: `@acme\.example`, Issuers: []string{"https://accounts"}},
+	"any":       {Type: "certIdentity", Text: "workflow"},
+	"subject":   {Type: "subject", Text: "acme"},
+	"print":     {Type: "fingerprint", Text: "c0ffee"},
+	"issuer":    {Type: "oidExtension", Extension: "issuer", Values: []string{"https://a", "https://b"}},
+	"build":     {Type: "oidExtension", Extension: "build-signer-uri", Values: []string{"<x>"}},
+	"extension": {Type: "oidExtension", Extension: "1.2.3", Values: []string{"v"}},
+}
+
+func foundIdentities() []watch.Finding {
+	global := uint64(907)
+	both := []watch.Extension{{OID: "1.3.6.1.4.1.57264.1.1", Value: "https://a"}, {OID: "1.3.6.1.4.1.57264.1.8", Value: "https://b"}}
+	return []watch.Finding{
+		{Rule: "cert", Index: 7, LogIndex: &global, UUID: "f00d", SignerType: "x509", Subject: "bob@acme.example", Subjects: []string{"bob@acme.example"}, Issuer: "https://accounts", Certificate: "pem"},
+		{Rule: "any", Index: 8, SignerType: "x509", Subject: "https://x/workflow", Issuer: "https://token"},
+		{Rule: "subject", Index: 9, SignerType: "pgp", Subject: "a@acme", Subjects: []string{"a@acme", "b@other", "c@acme"}},
+		{Rule: "subject", Index: 9, SignerType: "pgp", Subject: "a@acme", Subjects: []string{"a@acme", "b@other", "c@acme"}}, // its subkey
+		{Rule: "subject", Index: 10, SignerType: "pgp", Subject: "a@acme", Subjects: []string{"a@acme"}},
+		{Rule: "print", Index: 11, SignerType: "ssh", Subject: "s", Fingerprint: "c0ffee"},
+		{Rule: "issuer", Index: 12, SignerType: "x509", Subject: "s", Extensions: both},
+		{Rule: "build", Index: 13, SignerType: "x509", Extensions: []watch.Extension{{OID: "1.3.6.1.4.1.57264.1.9", Value: "<x>"}}},
+		{Rule: "extension", Index: 14, SignerType: "x509", Extensions: []watch.Extension{{OID: "1.2.3", Value: "v"}}},
+		{Rule: "own", Index: 15, SignerType: "x509", Subject: "s", Issuer: "i", Fingerprint: "f", Certificate: "pem"},
+		{Rule: "any", Index: 16, SignerType: "x509", Subject: "workflow\nforged 1", Issuer: "i\x1b[2J"},
+	}
+}
+
+// The lines are those of rekor-monitor v1.5: of words, the fields that are not empty;
+// of JSON, encoding/json's of its LogEntry. The last two have no like there: a rule of
+// ours, and a name that would begin a line of its own.
+func TestOutputIdentitiesAreRekorMonitorsLines(t *testing.T) {
+	for _, tc := range []struct {
+		json bool
+		want string
+	}{
+		{false, `bob@acme.example https://accounts 907 f00d
+https://x/workflow https://token 8
+a@acme 9
+c@acme 9
+a@acme 10
+c0ffee 11
+12 1.3.6.1.4.1.57264.1.1 https://a
+12 1.3.6.1.4.1.57264.1.8 https://b
+13 1.3.6.1.4.1.57264.1.9 <x>
+14 1.2.3 v
+s i f 15
+workflow\nforged 1 i\u{001b}[2J 16
+`},
+		{true, `{"MatchedIdentity":{"certSubject":"@acme\\.example","issuers":["https://accounts"],"type":"certIdentity"},"CertSubject":"bob@acme.example","Issuer":"https://accounts","Fingerprint":"","Subject":"","Index":907,"UUID":"f00d","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"certSubject":"workflow","issuers":null,"type":"certIdentity"},"CertSubject":"https://x/workflow","Issuer":"https://token","Fingerprint":"","Subject":"","Index":8,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"subject":"acme","type":"subject"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"a@acme","Index":9,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"subject":"acme","type":"subject"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"c@acme","Index":9,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"subject":"acme","type":"subject"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"a@acme","Index":10,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"fingerprint":"c0ffee","type":"fingerprint"},"CertSubject":"","Issuer":"","Fingerprint":"c0ffee","Subject":"","Index":11,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"extensionValues":["https://a","https://b"],"oid":[1,3,6,1,4,1,57264,1,1],"type":"oidExtension"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"","Index":12,"UUID":"","OIDExtension":[1,3,6,1,4,1,57264,1,1],"ExtensionValue":"https://a"}
+{"MatchedIdentity":{"extensionValues":["https://a","https://b"],"oid":[1,3,6,1,4,1,57264,1,8],"type":"oidExtension"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"","Index":12,"UUID":"","OIDExtension":[1,3,6,1,4,1,57264,1,8],"ExtensionValue":"https://b"}
+{"MatchedIdentity":{"extensionValues":["\u003cx\u003e"],"oid":[1,3,6,1,4,1,57264,1,9],"type":"oidExtension"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"","Index":13,"UUID":"","OIDExtension":[1,3,6,1,4,1,57264,1,9],"ExtensionValue":"\u003cx\u003e"}
+{"MatchedIdentity":{"extensionValues":["v"],"oid":[1,2,3],"type":"oidExtension"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"","Index":14,"UUID":"","OIDExtension":[1,2,3],"ExtensionValue":"v"}
+{"MatchedIdentity":{"rule":"own","type":"rule"},"CertSubject":"s","Issuer":"i","Fingerprint":"f","Subject":"","Index":15,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+{"MatchedIdentity":{"certSubject":"workflow","issuers":null,"type":"certIdentity"},"CertSubject":"workflow\nforged 1","Issuer":"i\u001b[2J","Fingerprint":"","Subject":"","Index":16,"UUID":"","OIDExtension":null,"ExtensionValue":""}
+`},
+	} {
+		path := filepath.Join(t.TempDir(), "ids")
+		sink := identitiesSink(t, path, tc.json)
+		a := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Findings: foundIdentities()}
+		a.Seal()
+		acked, err := Deliver(t.Context(), sink, []report.Alert{a})
+		if err != nil || len(acked) != 1 {
+			t.Fatalf("Deliver: acknowledged %q, %v", acked, err)
+		}
+		if got := readFile(t, path); got != tc.want {
+			t.Errorf("JSON %v: got\n%s\nwant\n%s", tc.json, got, tc.want)
+		}
+	}
+}
+
+func identitiesSink(t *testing.T, path string, json bool) Sink {
+	t.Helper()
+	sinks, err := Open(config.Alerts{Identities: []config.Identities{{Name: "identities", Path: path, JSON: json, Values: peerValues}}}, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sinks[0]
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestOutputIdentitiesTakesFindingsAndNothingElse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ids.txt")
+	sink := identitiesSink(t, path, false)
+	for class, want := range map[report.Class]bool{report.ClassIdentity: true, report.ClassTamper: true, report.ClassHealth: false} {
+		if got := sink.Takes(class); got != want {
+			t.Errorf("class %s: taken %v, want %v", class, got, want)
+		}
+	}
+	tamper := report.Alert{Class: report.ClassTamper, Created: time.Unix(1700000000, 0), Notes: []string{"an incident without findings"}}
+	tamper.Seal()
+	if err := sink.Send(t.Context(), report.Email([]report.Alert{tamper})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got a file (%v), want none", err)
+	}
+}
+
+func TestOutputIdentitiesAppends(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ids.txt")
+	// What rekor-monitor left, its last line torn by a crash.
+	if err := os.WriteFile(path, []byte("old 1\ntorn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sink := identitiesSink(t, path, false)
+	var alerts []report.Alert
+	for i := range maxMessages + 1 { // a digest, which shows fewer
+		a := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), From: uint64(i), Findings: []watch.Finding{{Rule: "print", Index: uint64(i), Fingerprint: "c0ffee"}}}
+		a.Seal()
+		alerts = append(alerts, a)
+	}
+	alerts[0].Cut, alerts[0].Pointer = 3, "findings/log/0-1.jsonl"
+	if acked, err := Deliver(t.Context(), sink, alerts); err != nil || len(acked) != len(alerts) {
+		t.Fatalf("acknowledged %d, %v; want all %d", len(acked), err, len(alerts))
+	}
+	got := readFile(t, path)
+	if !strings.HasPrefix(got, "old 1\ntorn\nc0ffee 0\n3 more findings are not listed here: see findings/log/0-1.jsonl in the state\nc0ffee 1\n") || strings.Count(got, "\n") != 2+1+len(alerts) {
+		t.Errorf("got\n%s\nwant what was there, a line for each finding, and one for those cut", got)
+	}
+}
+
+func TestOutputIdentitiesIsDownWhenItsFileCannotBeWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gone", "ids.txt")
+	a := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Findings: foundIdentities()}
+	a.Seal()
+	acked, err := Deliver(t.Context(), identitiesSink(t, path, false), []report.Alert{a})
+	var failed *SendError
+	if len(acked) != 0 || !errors.As(err, &failed) || !failed.Down || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %q, %v; want nothing acknowledged, and that the sink is down for want of %s", acked, err, path)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	path = filepath.Join(t.TempDir(), "ids.txt")
+	if err := identitiesSink(t, path, false).Send(ctx, report.Email([]report.Alert{a})); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that the run was ended", err)
+	}
+}
