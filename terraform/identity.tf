@@ -121,7 +121,7 @@ resource "google_storage_bucket_iam_member" "run_append" {
   condition {
     title       = "append_only"
     description = "What was seen can be added to, not altered."
-    expression  = join(" || ", [for folder in ["checkpoints", "findings", "incidents"] : "resource.name.startsWith(\"${local.state_objects}/${folder}/\")"])
+    expression  = join(" || ", [for folder in ["checkpoints", "findings", "incidents", "signings"] : "resource.name.startsWith(\"${local.state_objects}/${folder}/\")"])
   }
 }
 

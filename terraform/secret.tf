@@ -1,13 +1,23 @@
 # Secrets are mounted as files and named by NAME_FILE in the environment.
 locals {
-  sendgrid_used = anytrue([for e in flatten([try(yamldecode(var.config).alerts.email, [])]) : try(e.via == "sendgrid", false)])
-  sendgrid_own  = local.sendgrid_used && var.sendgrid_secret == null
+  # What the configuration sends by. rekor-monitor's keys stand at its top level.
+  parsed   = try(yamldecode(var.config), null)
+  mail_via = [for e in flatten([try(local.parsed.alerts.email, [])]) : try(e.via, "")]
+  sinks_used = {
+    sendgrid = contains(local.mail_via, "sendgrid") || try(local.parsed.emailNotificationSendGrid != null, false)
+    mailgun  = contains(local.mail_via, "mailgun") || try(local.parsed.emailNotificationMailgun != null, false)
+    smtp     = contains(local.mail_via, "smtp") || try(local.parsed.emailNotificationSMTP != null, false)
+    github   = anytrue([for s in flatten([try(local.parsed.alerts.github, null), try(local.parsed.githubIssue, null), try(local.parsed.gitHubIssue, null)]) : s != null])
+  }
+  sendgrid_own = local.sinks_used.sendgrid && var.sendgrid_secret == null
 
   # By whether they are given, without can or try: a secret that the same root makes has
   # parts that are not known yet, and for_each must know its keys.
   given_secrets = {
     for key, s in {
       sendgrid      = merge({ given = var.sendgrid_secret != null, variable = "SENDGRID_API_KEY_FILE", file = "api-key" }, var.sendgrid_secret)
+      mailgun       = merge({ given = var.mailgun_secret != null, variable = "MAILGUN_API_KEY_FILE", file = "api-key" }, var.mailgun_secret)
+      github        = merge({ given = var.github_secret != null, variable = "GITHUB_TOKEN_FILE", file = "token" }, var.github_secret)
       smtp-username = merge({ given = var.smtp_secrets != null, variable = "SMTP_USERNAME_FILE", file = "username" }, var.smtp_secrets == null ? null : var.smtp_secrets.username)
       smtp-password = merge({ given = var.smtp_secrets != null, variable = "SMTP_PASSWORD_FILE", file = "password" }, var.smtp_secrets == null ? null : var.smtp_secrets.password)
     } : key => merge(s, { mount = "/secrets/${key}" }) if s.given
@@ -18,6 +28,23 @@ locals {
     }
   }
   secrets = merge(local.given_secrets, local.own_secrets)
+
+  # Variables whose secret the function could read, and has no sink for.
+  unused_secrets = sort([
+    for variable, unused in {
+      github_secret   = var.github_secret != null && !local.sinks_used.github
+      mailgun_secret  = var.mailgun_secret != null && !local.sinks_used.mailgun
+      sendgrid_secret = var.sendgrid_secret != null && !local.sinks_used.sendgrid
+      smtp_secrets    = var.smtp_secrets != null && !local.sinks_used.smtp
+    } : variable if unused
+  ])
+}
+
+check "secrets_are_used" {
+  assert {
+    condition     = length(local.unused_secrets) == 0
+    error_message = "${join(", ", local.unused_secrets)}: config has no sink that uses it, and yet the function may read it. Add the sink to alerts in config, or remove the variable."
+  }
 }
 
 resource "google_secret_manager_secret" "sendgrid" {

@@ -8,7 +8,7 @@ locals {
   source_files = merge(
     { for f in fileset(local.root, "function/*.go") : trimprefix(f, "function/") => f if !endswith(f, "_test.go") },
     { for f in fileset(local.root, "function/cmd/whosigned/*.go") : trimprefix(f, "function/") => f if !endswith(f, "_test.go") },
-    { for f in fileset(local.root, "pkg/**/*.{go,html}") : f => f if !endswith(f, "_test.go") && !can(regex("/(testdata|notifytest|buckettest)/", f)) },
+    { for f in fileset(local.root, "pkg/**/*.{go,html}") : f => f if !endswith(f, "_test.go") && !can(regex("/(testdata|notifytest|buckettest|trusttest)/", f)) },
     { for f in fileset(local.root, "go.{mod,sum}") : f => f },
   )
   source_hash = substr(sha256(jsonencode({ for name, f in local.source_files : name => filesha256("${local.root}/${f}") })), 0, 16)
@@ -133,8 +133,8 @@ resource "google_storage_bucket" "state" {
     retention_duration_seconds = var.soft_delete_days * 86400
   }
 
-  # Only what is overwritten in every run ages out. Checkpoints, findings, incidents
-  # and decisions are never deleted by age.
+  # Only what is overwritten in every run ages out. Checkpoints, findings, incidents,
+  # signings and decisions are never deleted by age.
   lifecycle_rule {
     action {
       type = "Delete"

@@ -89,7 +89,7 @@ variable "config_files" {
   }
 }
 
-# SendGrid's key, or SMTP's login.
+# What the sinks log in with.
 
 variable "sendgrid_api_key" {
   description = "SendGrid API key with the permission Mail Send. Write-only: it is in neither plan nor state, so every plan and apply needs it. Set it by TF_VAR_sendgrid_api_key, or use sendgrid_secret."
@@ -136,6 +136,52 @@ variable "sendgrid_secret" {
   validation {
     condition     = var.sendgrid_secret == null || can(regex("^([a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+)$", var.sendgrid_secret.project))
     error_message = "sendgrid_secret.project must be the ID or number of the project that has the secret."
+  }
+}
+
+variable "mailgun_secret" {
+  description = "An existing Secret Manager secret with Mailgun's API key, for via: mailgun, in any project; grant as in sendgrid_secret. A domain's sending key is enough."
+  type = object({
+    project = string
+    secret  = string
+    grant   = optional(bool, true)
+  })
+  default = null
+
+  validation {
+    condition     = var.mailgun_secret != null || !local.sinks_used.mailgun
+    error_message = "config mails via: mailgun, but there is no key: name an existing secret that holds it in mailgun_secret."
+  }
+  validation {
+    condition     = var.mailgun_secret == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.mailgun_secret.secret))
+    error_message = "mailgun_secret.secret must be the secret's short ID, such as mailgun-api-key, not projects/…/secrets/…; its project goes to mailgun_secret.project."
+  }
+  validation {
+    condition     = var.mailgun_secret == null || can(regex("^([a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+)$", var.mailgun_secret.project))
+    error_message = "mailgun_secret.project must be the ID or number of the project that has the secret."
+  }
+}
+
+variable "github_secret" {
+  description = "An existing Secret Manager secret with the token for alerts: {github: …}, in any project; grant as in sendgrid_secret. A fine-grained token with Issues: read and write on that repository is enough."
+  type = object({
+    project = string
+    secret  = string
+    grant   = optional(bool, true)
+  })
+  default = null
+
+  validation {
+    condition     = var.github_secret != null || !local.sinks_used.github
+    error_message = "config opens GitHub issues, but there is no token: name an existing secret that holds it in github_secret."
+  }
+  validation {
+    condition     = var.github_secret == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.github_secret.secret))
+    error_message = "github_secret.secret must be the secret's short ID, such as github-token, not projects/…/secrets/…; its project goes to github_secret.project."
+  }
+  validation {
+    condition     = var.github_secret == null || can(regex("^([a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+)$", var.github_secret.project))
+    error_message = "github_secret.project must be the ID or number of the project that has the secret."
   }
 }
 
@@ -286,13 +332,13 @@ variable "environment" {
 
   validation {
     condition = alltrue([for k in keys(var.environment) : can(regex("^[A-Za-z_][A-Za-z0-9_]*$", k)) &&
-      !can(regex("^(PORT|K_.*|FUNCTION_.*|GOOGLE_CLOUD_PROJECT|GOMEMLIMIT|CLOUD_RUN_.*|X_GOOGLE_.*|WHOSIGNED_.*|SENDGRID_API_KEY_FILE|SMTP_(USERNAME|PASSWORD)_FILE|LOG_EXECUTION_ID)$", k))
+      !can(regex("^(PORT|K_.*|FUNCTION_.*|GOOGLE_CLOUD_PROJECT|GOMEMLIMIT|CLOUD_RUN_.*|X_GOOGLE_.*|WHOSIGNED_.*|(SENDGRID_API_KEY|MAILGUN_API_KEY|GITHUB_TOKEN|SMTP_USERNAME|SMTP_PASSWORD)_FILE|LOG_EXECUTION_ID)$", k))
     ])
     error_message = "environment has a name that the module or Cloud Run sets itself (WHOSIGNED_*, PORT, K_*, FUNCTION_*, GOMEMLIMIT, …), or that is none: remove it, and use the module's own variables."
   }
   validation {
-    condition     = length(setintersection(keys(var.environment), ["SENDGRID_API_KEY", "SMTP_USERNAME", "SMTP_PASSWORD"])) == 0
-    error_message = "environment must not hold secrets, which would be in Terraform's state: use sendgrid_api_key, sendgrid_secret or smtp_secrets."
+    condition     = length(setintersection(keys(var.environment), ["SENDGRID_API_KEY", "MAILGUN_API_KEY", "GITHUB_TOKEN", "SMTP_USERNAME", "SMTP_PASSWORD"])) == 0
+    error_message = "environment must not hold secrets, which would be in Terraform's state: use sendgrid_api_key, sendgrid_secret, mailgun_secret, github_secret or smtp_secrets."
   }
 }
 
@@ -375,7 +421,7 @@ variable "ingress_settings" {
 }
 
 variable "vpc" {
-  description = "Serverless VPC Access connector for outgoing calls: projects/PROJECT/locations/REGION/connectors/NAME. egress is PRIVATE_RANGES_ONLY or ALL_TRAFFIC; with the latter the VPC must reach the logs and the mail server (Cloud NAT)."
+  description = "Serverless VPC Access connector for outgoing calls: projects/PROJECT/locations/REGION/connectors/NAME. egress is PRIVATE_RANGES_ONLY or ALL_TRAFFIC; with the latter the VPC must reach the hosts that README lists (Cloud NAT)."
   type = object({
     connector = string
     egress    = optional(string, "PRIVATE_RANGES_ONLY")

@@ -9,6 +9,24 @@ variables {
   project_id = "acme-security"
 }
 
+run "public_good" {
+  module {
+    source = "./examples/public-good"
+  }
+  variables {
+    alert_email      = "s@acme.example"
+    sendgrid_api_key = "SG.not-a-real-key.x"
+  }
+  assert {
+    condition     = output.run_now == "gcloud scheduler jobs run whosigned --location=europe-west1 --project=acme-security" && output.last_result == "gcloud storage cat gs://acme-security-whosigned-state/run.json"
+    error_message = "commands: got ${output.run_now} and ${output.last_result}"
+  }
+  assert {
+    condition     = output.function_uri == "https://whosigned-abc123-ew.a.run.app" && endswith(output.config_versions, " gs://acme-security-whosigned-source/config/whosigned/whosigned.yaml")
+    error_message = "what the acceptance and the README ask for: got ${output.function_uri} and ${output.config_versions}"
+  }
+}
+
 run "private" {
   module {
     source = "./examples/private"

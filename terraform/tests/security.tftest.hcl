@@ -177,6 +177,7 @@ run "an_own_deployment" {
         "resource.name.startsWith(\"projects/_/buckets/acme-security-whosigned-state/objects/checkpoints/\")",
         "resource.name.startsWith(\"projects/_/buckets/acme-security-whosigned-state/objects/findings/\")",
         "resource.name.startsWith(\"projects/_/buckets/acme-security-whosigned-state/objects/incidents/\")",
+        "resource.name.startsWith(\"projects/_/buckets/acme-security-whosigned-state/objects/signings/\")",
       ])
     )
     error_message = "what was seen can be added to and not altered: got ${jsonencode(google_storage_bucket_iam_member.run_append)}"
@@ -220,7 +221,7 @@ run "an_own_deployment" {
     error_message = "evidence: got ${jsonencode(google_storage_bucket.evidence[0].retention_policy)}"
   }
   assert {
-    condition = length(setintersection(flatten([for r in google_storage_bucket.state.lifecycle_rule : [for c in r.condition : c.matches_prefix]]), ["checkpoints/", "findings/", "incidents/", "decisions/"])) == 0 && alltrue([for r in google_storage_bucket.state.lifecycle_rule :
+    condition = length(setintersection(flatten([for r in google_storage_bucket.state.lifecycle_rule : [for c in r.condition : c.matches_prefix]]), ["checkpoints/", "findings/", "incidents/", "signings/", "decisions/"])) == 0 && alltrue([for r in google_storage_bucket.state.lifecycle_rule :
       alltrue([for c in r.condition : length(coalesce(c.matches_prefix, [])) > 0 && c.days_since_noncurrent_time > 0])
     ])
     error_message = "evidence, or what is current, is deleted by age: got ${jsonencode(google_storage_bucket.state.lifecycle_rule)}"
@@ -242,7 +243,10 @@ run "what_is_given_gets_what_it_needs_and_what_its_owner_grants_gets_nothing" {
     build_service_account  = "build@acme-identities.iam.gserviceaccount.com"
     run_service_account    = "run@acme-identities.iam.gserviceaccount.com"
     invoke_service_account = "invoke@acme-security.iam.gserviceaccount.com"
+    config                 = "alerts: {email: [{via: sendgrid}, {via: smtp}, {via: mailgun}], github: {repository: acme/alerts}}"
     sendgrid_secret        = { project = "acme-secrets", secret = "sendgrid" }
+    mailgun_secret         = { project = "acme-secrets", secret = "mailgun", grant = false }
+    github_secret          = { project = "acme-tokens", secret = "issues" }
     smtp_secrets = {
       username = { project = "acme-secrets", secret = "user", grant = false }
       password = { project = "acme-secrets", secret = "pass", grant = false }
@@ -255,7 +259,7 @@ run "what_is_given_gets_what_it_needs_and_what_its_owner_grants_gets_nothing" {
     error_message = "an account was made, or a given one got a role on the project"
   }
   assert {
-    condition = (toset([for g in [google_storage_bucket_iam_member.run_config, google_storage_bucket_iam_member.run_read, google_storage_bucket_iam_member.run_append, google_storage_bucket_iam_member.run_write, google_secret_manager_secret_iam_member.run_given["sendgrid"]] : g.member]) == toset(["serviceAccount:run@acme-identities.iam.gserviceaccount.com"]) &&
+    condition = (toset([for g in [google_storage_bucket_iam_member.run_config, google_storage_bucket_iam_member.run_read, google_storage_bucket_iam_member.run_append, google_storage_bucket_iam_member.run_write, google_secret_manager_secret_iam_member.run_given["sendgrid"], google_secret_manager_secret_iam_member.run_given["github"]] : g.member]) == toset(["serviceAccount:run@acme-identities.iam.gserviceaccount.com"]) &&
       toset([for g in [google_storage_bucket_iam_member.build_source, google_artifact_registry_repository_iam_member.build_images] : g.member]) == toset(["serviceAccount:build@acme-identities.iam.gserviceaccount.com"]) &&
       google_cloud_run_v2_service_iam_member.scheduler.member == "serviceAccount:invoke@acme-security.iam.gserviceaccount.com"
     )
@@ -270,6 +274,7 @@ run "what_is_given_gets_what_it_needs_and_what_its_owner_grants_gets_nothing" {
   }
   assert {
     condition = { for k, g in google_secret_manager_secret_iam_member.run_given : k => "${g.role} ${g.project}/${g.secret_id}" } == {
+      github   = "roles/secretmanager.secretAccessor acme-tokens/issues"
       sendgrid = "roles/secretmanager.secretAccessor acme-secrets/sendgrid"
     }
     error_message = "secrets: got ${jsonencode(google_secret_manager_secret_iam_member.run_given)}"

@@ -177,12 +177,15 @@ run "the_third" {
     config_files = { "whosigned.yaml" = "k" }
     # a minute 60: minute (0-59)
     schedule = "60 * * * *"
+    # a token in the environment: must not hold secrets
+    environment = { GITHUB_TOKEN = "ghp_x" }
     # half a cpu: cpu must be 1, 2 or 4
     cpu = "0.5"
     # a version of a key: without a version
     kms_key = "projects/k/locations/europe-west1/keyRings/r/cryptoKeys/c/cryptoKeyVersions/1"
   }
   expect_failures = [
+    var.environment,
     var.name,
     var.config,
     var.config_files,
@@ -199,20 +202,29 @@ run "the_fourth" {
     config_files = { "a.json" = join("", [for i in range(550) : format("%02000d", i)]) }
     # an hour 24: hour (0-23)
     schedule = "0 24 * * *"
+    # a mailgun key in the environment: must not hold secrets
+    environment = { MAILGUN_API_KEY = "key-x" }
     # more memory than the cpu takes: at most 4Gi for each CPU
     memory = "8Gi"
     # a key of another region: must be of the function's region
     kms_key = "projects/k/locations/us-east1/keyRings/r/cryptoKeys/c"
+    # a mailgun secret by its full name: mailgun_secret.secret must be the secret's short ID
+    mailgun_secret = { project = "acme-secrets", secret = "projects/acme-secrets/secrets/key" }
+    # a github secret by its full name: github_secret.secret must be the secret's short ID
+    github_secret = { project = "acme-secrets", secret = "projects/acme-secrets/secrets/token" }
     # a key with a line break: no spaces or line breaks
     config           = "alerts: {email: {via: sendgrid}}"
     sendgrid_api_key = "SG.abc.def\n"
   }
   expect_failures = [
+    var.environment,
     var.config_files,
     var.schedule,
     var.cpu,
     var.kms_key,
     var.sendgrid_api_key,
+    var.mailgun_secret,
+    var.github_secret,
   ]
 }
 
@@ -221,6 +233,8 @@ run "the_fifth" {
   variables {
     # a schedule in words: Hourly is \"7 * * * *\"
     schedule = "every 1 hours"
+    # a file of a token: use the module's own variables
+    environment = { GITHUB_TOKEN_FILE = "/mnt/token" }
     # everybody under another name: the function must not be public
     invokers = ["principalSet://goog/public:all"]
     # a retention longer than the provider takes: to 24855
@@ -230,17 +244,24 @@ run "the_fifth" {
     # a key for a bucket elsewhere: must be null or the function's region
     kms_key               = "projects/k/locations/europe-west1/keyRings/r/cryptoKeys/c"
     state_bucket_location = "EU"
+    # a mailgun secret of no project: mailgun_secret.project must be
+    mailgun_secret = { project = "", secret = "key" }
+    # a github secret of a project by its display name: github_secret.project must be
+    github_secret = { project = "Acme Secrets", secret = "token" }
     # the id of a key: The key's ID is not the key
     config           = "alerts: {email: {via: sendgrid}}"
     sendgrid_api_key = "abcdefghijklmnopqrstuv"
   }
   expect_failures = [
+    var.environment,
     var.schedule,
     var.invokers,
     var.evidence_retention_days,
     var.cpu,
     var.kms_key,
     var.sendgrid_api_key,
+    var.mailgun_secret,
+    var.github_secret,
   ]
 }
 
@@ -249,16 +270,23 @@ run "the_sixth" {
   variables {
     # a range backwards: write 22-23,0-5, not 22-5
     schedule = "0 22-5 * * *"
+    # a file of a key: use the module's own variables
+    environment = { MAILGUN_API_KEY_FILE = "/mnt/key" }
     # a key for a secret elsewhere: must be null or the function's region
     kms_key          = "projects/k/locations/europe-west1/keyRings/r/cryptoKeys/c"
     secret_locations = ["europe-west3"]
     # no sendgrid key: Set TF_VAR_sendgrid_api_key
-    config = "alerts: {email: {via: sendgrid}}"
+    # no mailgun key: holds it in mailgun_secret
+    # no github token: holds it in github_secret
+    config = "alerts: {email: [{via: sendgrid}, {via: mailgun}], github: {repository: acme/alerts}}"
   }
   expect_failures = [
+    var.environment,
     var.schedule,
     var.kms_key,
     var.sendgrid_api_key,
+    var.mailgun_secret,
+    var.github_secret,
   ]
 }
 

@@ -148,8 +148,8 @@ run "the_defaults" {
     error_message = "missing from ${jsonencode(keys(local.source_files))}"
   }
   assert {
-    condition     = [for f in keys(local.source_files) : f if can(regex("_test\\.go$|(^|/)(testdata|notifytest)/", f))] == []
-    error_message = "not to be deployed: ${jsonencode([for f in keys(local.source_files) : f if can(regex("_test\\.go$|(^|/)(testdata|notifytest)/", f))])}"
+    condition     = [for f in keys(local.source_files) : f if can(regex("_test\\.go$|(^|/)(testdata|notifytest|buckettest|trusttest)/", f))] == []
+    error_message = "not to be deployed: ${jsonencode([for f in keys(local.source_files) : f if can(regex("_test\\.go$|(^|/)(testdata|notifytest|buckettest|trusttest)/", f))])}"
   }
   assert {
     condition = (google_storage_bucket_object.source.name == "source/whosigned-${local.source_hash}.zip" &&
@@ -180,6 +180,16 @@ run "what_the_user_gives_goes_in" {
       username = { project = "acme-secrets", secret = "user" }
       password = { project = "acme-secrets", secret = "pass", grant = false }
     }
+    mailgun_secret            = { project = "acme-secrets", secret = "mailgun" }
+    github_secret             = { project = "123456789012", secret = "issues", grant = false }
+    config                    = <<-E
+      alerts:
+        email:
+          - {via: smtp, name: relay, host: "relay.acme.example:587", from: w@acme.example, to: [s@acme.example]}
+          - {via: sendgrid, from: w@acme.example, to: [s@acme.example]}
+          - {via: mailgun, name: eu, domain: mg.acme.example, from: w@acme.example, to: [s@acme.example]}
+        github: {repository: acme/alerts}
+    E
     state_bucket_location     = "EU"
     evidence_retention_days   = 30
     evidence_retention_locked = true
@@ -194,8 +204,10 @@ run "what_the_user_gives_goes_in" {
 
   assert {
     condition = google_cloudfunctions2_function.monitor.service_config[0].environment_variables == tomap({
+      GITHUB_TOKEN_FILE     = "/secrets/github/token"
       GOMEMLIMIT            = "1536MiB"
       GOOGLE_CLOUD_PROJECT  = "acme-security"
+      MAILGUN_API_KEY_FILE  = "/secrets/mailgun/api-key"
       SENDGRID_API_KEY_FILE = "/secrets/sendgrid/api-key"
       SENDGRID_HOST         = "https://api.eu.sendgrid.com"
       SMTP_PASSWORD_FILE    = "/secrets/smtp-password/password"
@@ -233,6 +245,7 @@ run "what_the_user_gives_goes_in" {
   }
   assert {
     condition = (time_sleep.grants.triggers.evidence == "true" && jsondecode(time_sleep.grants.triggers.secrets) == {
+      mailgun       = "acme-secrets/mailgun"
       sendgrid      = "acme-security/two-words-sendgrid-api-key"
       smtp-username = "acme-secrets/user"
     })
@@ -240,6 +253,8 @@ run "what_the_user_gives_goes_in" {
   }
   assert {
     condition = { for v in google_cloudfunctions2_function.monitor.service_config[0].secret_volumes : v.mount_path => "${v.project_id}/${v.secret}:${v.versions[0].path}@${v.versions[0].version}" } == {
+      "/secrets/github"        = "123456789012/issues:token@latest"
+      "/secrets/mailgun"       = "acme-secrets/mailgun:api-key@latest"
       "/secrets/sendgrid"      = "acme-security/two-words-sendgrid-api-key:api-key@latest"
       "/secrets/smtp-password" = "acme-secrets/pass:password@latest"
       "/secrets/smtp-username" = "acme-secrets/user:username@latest"
@@ -285,6 +300,68 @@ run "without_sendgrid_there_is_no_secret" {
     condition     = length(google_secret_manager_secret.sendgrid) + length(google_secret_manager_secret_version.sendgrid) + length(google_cloudfunctions2_function.monitor.service_config[0].secret_volumes) == 0
     error_message = "a secret was made or mounted, and mail goes by SMTP"
   }
+}
+
+# Its sinks stand at the top level, and take the same secrets.
+run "a_rekor_monitor_configuration_gets_its_secrets" {
+  command = plan
+  variables {
+    github_secret  = { project = "acme-secrets", secret = "issues" }
+    mailgun_secret = { project = "acme-secrets", secret = "mailgun" }
+    smtp_secrets = {
+      username = { project = "acme-secrets", secret = "user" }
+      password = { project = "acme-secrets", secret = "pass" }
+    }
+    config = <<-E
+      githubIssue: {repositoryOwner: acme, repositoryName: alerts}
+      emailNotificationMailgun: {recipientEmailAddress: s@acme.example, senderEmailAddress: w@acme.example, mailgunDomainName: mg.acme.example}
+      emailNotificationSendGrid: {recipientEmailAddress: s@acme.example, senderEmailAddress: w@acme.example}
+      emailNotificationSMTP: {recipientEmailAddress: s@acme.example, senderEmailAddress: w@acme.example, SMTPHostURL: relay.acme.example}
+    E
+  }
+  assert {
+    condition     = toset(google_cloudfunctions2_function.monitor.service_config[0].secret_volumes[*].mount_path) == toset(["/secrets/github", "/secrets/mailgun", "/secrets/sendgrid", "/secrets/smtp-password", "/secrets/smtp-username"])
+    error_message = "secrets: got ${jsonencode(google_cloudfunctions2_function.monitor.service_config[0].secret_volumes[*].mount_path)}"
+  }
+}
+
+run "a_rekor_monitor_configuration_without_its_secrets_is_refused" {
+  command = plan
+  variables {
+    config           = "{gitHubIssue: {repositoryOwner: acme}, emailNotificationMailgun: {mailgunDomainName: mg.acme.example}, emailNotificationSendGrid: {senderName: w}}"
+    sendgrid_api_key = null
+  }
+  expect_failures = [var.github_secret, var.mailgun_secret, var.sendgrid_api_key]
+}
+
+run "no_secret_is_wanted_for_a_sink_that_is_not_there" {
+  command = plan
+  variables {
+    config = "alerts: {email: [{via: smtp, host: \"relay.acme.example:587\"}], github: [], folder: null}\ngithubIssue:\nemailNotificationMailgun:\n"
+  }
+  assert {
+    condition     = length(google_cloudfunctions2_function.monitor.service_config[0].secret_volumes) == 0 && local.sinks_used == { github = false, mailgun = false, sendgrid = false, smtp = true }
+    error_message = "sinks: got ${jsonencode(local.sinks_used)}"
+  }
+}
+
+run "a_secret_that_no_sink_uses_is_said" {
+  command = plan
+  variables {
+    config          = "alerts: {folder: {path: mails}}"
+    sendgrid_secret = { project = "acme-secrets", secret = "sendgrid" }
+    mailgun_secret  = { project = "acme-secrets", secret = "mailgun" }
+    github_secret   = { project = "acme-secrets", secret = "issues" }
+    smtp_secrets = {
+      username = { project = "acme-secrets", secret = "user" }
+      password = { project = "acme-secrets", secret = "pass" }
+    }
+  }
+  assert {
+    condition     = local.unused_secrets == tolist(["github_secret", "mailgun_secret", "sendgrid_secret", "smtp_secrets"])
+    error_message = "unused: got ${jsonencode(local.unused_secrets)}"
+  }
+  expect_failures = [check.secrets_are_used]
 }
 
 run "two_instances_share_no_name" {

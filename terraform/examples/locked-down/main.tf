@@ -14,7 +14,9 @@
 #       roles/logging.logWriter on the project, and roles/storage.objectViewer on the project with the condition
 #       resource.name.startsWith("projects/_/buckets/gcf-v2-sources-PROJECT_NUMBER-REGION")
 #   - a Serverless VPC Access connector whose network reaches the logs, the relay and, with
-#     Private Google Access, Cloud Storage and Secret Manager
+#     Private Google Access, Cloud Storage and Secret Manager; with trust: {tuf: …} also the
+#     TUF repository and each log that it comes to list. README has the hosts' names, those of
+#     other sinks too
 #   - the login's two secrets, each with a version
 #
 #   terraform init && terraform apply -var-file=acme.tfvars

@@ -27,7 +27,7 @@ module "first" {
   project_id  = "acme-security"
   region      = "europe-west1"
   name        = "first"
-  config      = "watch: []"
+  config      = "alerts: {email: {via: sendgrid}}"
   alert_email = "s@acme.example"
 
   sendgrid_secret = {
