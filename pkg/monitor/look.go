@@ -12,6 +12,7 @@ import (
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -145,6 +146,17 @@ func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 	p.Size, p.Origin = cp.Size, cp.Origin
 	if scan := r.Config.Scan; scan != nil {
 		p.From = scan.Start
+		if base, end, err := r.span(ctx, l); err == nil && (base > 0 || info.Type == tlog.RekorV1 && !info.Active) {
+			// One of several trees of a service: the range counts over all of them.
+			p.From = max(scan.Start, base) - base
+			p.To = max(p.From, min(max(scan.End, base), end)-base)
+			if scan.End == 0 {
+				p.To = max(p.From, end-base)
+			}
+			plan := r.Monitor.plan(info, p.From, p.To)
+			p.Plan = &plan
+			return p
+		}
 		if p.To, err = (Look{From: scan.Start, To: scan.End}).within(cp.Size); err != nil {
 			p.Error = err.Error()
 			return p
@@ -203,19 +215,114 @@ func (l Look) within(size uint64) (to uint64, err error) {
 // Scan reads the leaves of a look, each proven against the log's newest signed
 // checkpoint, and returns what the rules find there.
 func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
-	m.defaults()
-	started, before := m.Now().UTC(), m.Client.Stats()
-	a := m.anchored(ctx)
-	if a.blind {
-		return nil, fmt.Errorf("trust: %w", a.err)
+	own, a, err := m.looking(ctx)
+	if err != nil {
+		return nil, err
 	}
-	own := new(Monitor)
-	*own = *m
-	own.Config = a.cfg
 	l, err := own.find(ctx, look.Log)
 	if err != nil {
 		return nil, err
 	}
+	return own.scanOne(ctx, l, look, a), nil
+}
+
+// ScanConfigured is Scan of the range that the configuration asks for with startIndex
+// and endIndex, in every log. In a Rekor v1 service these count over all of its trees,
+// as they do for rekor-monitor.
+func (m *Monitor) ScanConfigured(ctx context.Context) (*Result, error) {
+	own, a, err := m.looking(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all *Result
+	add := func(one *Result) {
+		if all == nil {
+			all = one
+		} else {
+			all.Add(one)
+		}
+	}
+	found, failed := own.discover(ctx, nil, nil)
+	reach := make(map[string]uint64) // the global index after the last entry, by service
+	var bases []uint64
+	for _, l := range found {
+		base, end, err := own.span(ctx, l)
+		bases = append(bases, base)
+		if err != nil {
+			failed = append(failed, notFound{id: l.Info().ID, url: l.Info().URL, typ: l.Info().Type, cfg: l.cfg, err: err})
+			continue
+		}
+		reach[l.Info().URL] = max(reach[l.Info().URL], end)
+	}
+	scan := *m.Config.Scan
+	for i, l := range found {
+		info := l.Info()
+		end, known := reach[info.URL]
+		to := scan.End
+		if to == 0 {
+			to = end
+		}
+		if !known || info.Type != tlog.RekorV1 || scan.Start > to || to > end {
+			// One log's own range, or an error that scanOne puts into words.
+			if known && (info.Type != tlog.RekorV1 || bases[i] == 0) {
+				add(own.scanOne(ctx, l, Look{From: scan.Start, To: scan.End}, a))
+			}
+			continue
+		}
+		_, last, err := own.span(ctx, l)
+		if lo, hi := max(scan.Start, bases[i]), min(to, last); err == nil && lo < hi {
+			add(own.scanOne(ctx, l, Look{From: lo - bases[i], To: hi - bases[i]}, a))
+		}
+	}
+	for _, f := range failed {
+		r := &run{Monitor: own, started: own.Now().UTC()}
+		add(r.failedScan(f, a))
+	}
+	if all == nil {
+		return nil, errors.New("there is no log to scan")
+	}
+	place := func(l LogResult) int {
+		return slices.IndexFunc(own.Config.Logs, func(c config.Log) bool { return c.URL == l.URL })
+	}
+	slices.SortStableFunc(all.Logs, func(a, b LogResult) int { return cmp.Compare(place(a), place(b)) })
+	return all, nil
+}
+
+// span is the range of indexes that startIndex and endIndex count in a log.
+func (m *Monitor) span(ctx context.Context, l watched) (from, to uint64, err error) {
+	cp, err := l.Checkpoint(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if tree, ok := l.Log.(*rekorv1.Tree); ok {
+		if from, err = tree.Offset(); err != nil {
+			return 0, 0, err
+		}
+	}
+	return from, from + cp.Size, nil
+}
+
+func (r *run) failedScan(f notFound, a *anchor) *Result {
+	r.result = Result{Version: r.Version, Started: r.started, Finished: r.Now().UTC(), Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Trust: a.status,
+		Logs: []LogResult{{ID: f.id, Type: f.typ, URL: f.url, Coverage: config.Full, Status: StatusError, Error: f.err.Error()}}}
+	r.result.settle()
+	return &r.result
+}
+
+// looking is the monitor under the trusted root of now.
+func (m *Monitor) looking(ctx context.Context) (*Monitor, *anchor, error) {
+	m.defaults()
+	a := m.anchored(ctx)
+	if a.blind {
+		return nil, nil, fmt.Errorf("trust: %w", a.err)
+	}
+	own := *m
+	own.Config = a.cfg
+	return &own, a, nil
+}
+
+func (m *Monitor) scanOne(ctx context.Context, l watched, look Look, a *anchor) *Result {
+	own, started, before := m, m.Now().UTC(), m.Client.Stats()
 	r := &run{Monitor: own, started: started, before: before, work: ctx, last: context.WithoutCancel(ctx), workers: newWorkers(), health: newHealth(started, m.Config.Patience)}
 	r.result = Result{Version: m.Version, Started: started, Logs: []LogResult{}, Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Warnings: a.cfg.Warnings, Trust: a.status}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool)}
@@ -231,7 +338,7 @@ func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 	r.spent()
 	r.result.Finished = m.Now().UTC()
 	r.result.Exit = r.result.exit()
-	return &r.result, nil
+	return &r.result
 }
 
 // noArchive is for a look, which keeps nothing.

@@ -2,12 +2,10 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/whosigned/whosigned/pkg/monitor"
-	"github.com/whosigned/whosigned/pkg/watch"
 )
 
 func newScan() *cobra.Command {
@@ -55,24 +53,15 @@ func (f *flags) scan(c *cobra.Command, m *monitor.Monitor, look monitor.Look) (*
 	return res, err
 }
 
-// scanAll is for a rekor-monitor configuration with startIndex or endIndex: a
-// look at that range of each log, and one result of all.
+// scanAll is for a configuration with startIndex or endIndex: a look at that range of
+// each log, and one result of all.
 func (f *flags) scanAll(c *cobra.Command, m *monitor.Monitor) error {
-	var all *monitor.Result
-	for _, l := range m.Config.Logs {
-		res, err := f.scan(c, m, monitor.Look{Log: l.URL, From: m.Config.Scan.Start, To: m.Config.Scan.End})
-		if err != nil {
-			res = &monitor.Result{
-				Version: version(), Started: time.Now().UTC(), Finished: time.Now().UTC(), Exit: monitor.ExitFailed,
-				Logs:     []monitor.LogResult{{Type: l.Type, URL: l.URL, Coverage: l.Coverage, Status: monitor.StatusError, Error: err.Error()}},
-				Findings: []watch.Finding{}, Incidents: []monitor.IncidentResult{}, Health: []monitor.ConditionResult{},
-			}
-		}
-		if all == nil {
-			all = res
-			continue
-		}
-		all.Add(res)
+	bar := f.progress(c)
+	m.Progress = bar.update
+	all, err := m.ScanConfigured(c.Context())
+	bar.finish()
+	if err != nil {
+		return err
 	}
 	return f.print(c, all)
 }

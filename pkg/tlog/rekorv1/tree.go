@@ -58,6 +58,13 @@ func (t *Tree) state() state {
 	return t.now
 }
 
+// Offset is the global index of the tree's leaf 0: the sum of the sizes of the trees
+// before it. The error says why it is not known.
+func (t *Tree) Offset() (uint64, error) {
+	now := t.state()
+	return now.offset, now.offsetErr
+}
+
 // Info describes the tree, as of the newest checkpoint that was fetched.
 func (t *Tree) Info() tlog.Info {
 	now := t.state()

@@ -1,7 +1,8 @@
 // Package tlogtest runs transparency logs in memory, over real HTTP, with faults on
-// demand. It speaks Rekor v1's REST ([RekorV1]) and https://c2sp.org/tlog-tiles as
-// Rekor v2 does ([Tiles]); leaves are made by a Fulcio-shaped [CA] and by makers that
-// give the bytes which the real servers would hash.
+// demand. It speaks Rekor v1's REST with its search index ([RekorV1]),
+// https://c2sp.org/tlog-tiles as Rekor v2 does ([Tiles]), RFC 6962 ([RFC6962]) and
+// https://c2sp.org/static-ct-api ([StaticCT]); leaves are made by a Fulcio-shaped [CA]
+// and by makers that give the bytes which the real servers would hash.
 //
 // What can go wrong is in two places. A [Log] lies: it forks, rewrites, rolls back,
 // signs with another key, alters and withholds leaves, all properly signed, so that
