@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
 )
 
 // MaxBundle is the size limit, in bytes, of a Sigstore bundle.
@@ -138,7 +138,7 @@ func parseBundle(data []byte) (entries []*protorekor.TransparencyLogEntry, signe
 	}
 	var b protobundle.Bundle
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, &b); err != nil {
-		return nil, signed, fmt.Errorf("not a Sigstore bundle: %w", err)
+		return nil, signed, fmt.Errorf("not a Sigstore bundle: %.500s", err.Error())
 	}
 	entries = b.GetVerificationMaterial().GetTlogEntries()
 	switch n := len(entries); {
@@ -174,7 +174,7 @@ func signedAt(b *protobundle.Bundle) (at time.Time) {
 func (h *History) checkEntry(ctx context.Context, t *protorekor.TransparencyLogEntry, signed time.Time) BundleEntry {
 	p := t.GetInclusionProof()
 	note := p.GetCheckpoint().GetEnvelope()
-	e := BundleEntry{KeyID: hex.EncodeToString(t.GetLogId().GetKeyId()), LeafHash: tlog.LeafHash(t.GetCanonicalizedBody())}
+	e := BundleEntry{KeyID: fmt.Sprintf("%.32x", t.GetLogId().GetKeyId()), LeafHash: tlog.LeafHash(t.GetCanonicalizedBody())}
 	index := t.GetLogIndex()
 	if note != "" {
 		index = p.GetLogIndex()
@@ -192,9 +192,10 @@ func (h *History) checkEntry(ctx context.Context, t *protorekor.TransparencyLogE
 	case note == "":
 		return h.checkPromise(ctx, e, t, ids)
 	}
-	k, err := h.open(ctx, ids[0])
+	e.Log = ids[0]
+	k, err := h.open(ctx, e.Log)
 	if err != nil {
-		return e.is(BundleNotChecked, "log %s: %v", ids[0], err)
+		return e.is(BundleNotChecked, "%v", err)
 	}
 	e = e.of(k)
 	cp, err := k.log.Open([]byte(note))
@@ -292,7 +293,55 @@ func (h *History) checkPromise(ctx context.Context, e BundleEntry, t *protorekor
 	if promise == nil {
 		return e.is(BundleUnverified, "it has no inclusion proof, nor a promise that the log signed, and entry %d of the history is another one", index)
 	}
+	other, index, err := h.elsewhere(ctx, ids, e.LeafHash)
+	if err != nil {
+		return e.is(BundleNotChecked, "it has no inclusion proof, entry %d of the history is another one, and whether it is elsewhere in the log cannot be told: %v", before.Size, err)
+	}
+	if other != nil {
+		e = e.of(other)
+		e.Index = index
+		return e.is(BundleInHistory, "it has no inclusion proof, and is not where its promise says; the log just proved it to be entry %d of the history, %s", index, other.proven())
+	}
 	return e.accuse(k.broken(ctx, audit, before, has, e.LeafHash, promise))
+}
+
+// elsewhere asks a Rekor v1 service for an entry by its leaf hash, and returns the log
+// whose history has it; nil if the service does not have it. A promise may name another
+// index when trees have just rotated: entries are counted over all of them.
+func (h *History) elsewhere(ctx context.Context, ids []tlog.ID, leaf tlog.Hash) (*past, uint64, error) {
+	ctx = tlog.Fresh(ctx)
+	for _, id := range ids {
+		k, err := h.open(ctx, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		tree, ok := k.log.(*rekorv1.Tree)
+		if !ok {
+			continue
+		}
+		e := tree.Entries(ctx, []tlog.Hash{leaf})[0]
+		if errors.Is(e.Err, rekorv1.ErrNoEntry) {
+			continue
+		}
+		if e.Err != nil {
+			return nil, 0, e.Err
+		}
+		if e.Leaf.Index >= k.trusted.Size {
+			return nil, 0, fmt.Errorf("the service has it as entry %d, beyond the history; run first", e.Leaf.Index)
+		}
+		older, newer := tlog.Checkpoint{Size: e.Size, Root: e.Root}, k.trusted
+		if older.Size > newer.Size {
+			older, newer = newer, older
+		}
+		audit := tlog.Audit{Log: k.log, Archive: noArchive{}, Again: h.run.Again}
+		switch same, err := audit.Extends(ctx, older, newer); {
+		case err != nil:
+			return nil, 0, err
+		case same:
+			return k, e.Leaf.Index, nil
+		}
+	}
+	return nil, 0, nil
 }
 
 // leafHash reads one leaf and proves it, with the left edge before it.

@@ -30,7 +30,10 @@ type anchor struct {
 // root. What does not verify is never adopted: whatever goes wrong, the last
 // verified keys are gone on with.
 func (m *Monitor) anchored(ctx context.Context) *anchor {
-	a := &anchor{cfg: m.Config}
+	// A copy: the run finds out which logs there are, and their protocols.
+	cfg := *m.Config
+	cfg.Logs = slices.Clone(cfg.Logs)
+	a := &anchor{cfg: &cfg}
 	repo := m.Config.Trust
 	if repo == nil {
 		return a

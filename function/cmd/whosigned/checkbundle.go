@@ -238,10 +238,12 @@ func printBundles(w io.Writer, r *bundleReport) {
 }
 
 func (p printer) bundleEntry(e monitor.BundleEntry, files map[string]string) {
-	if e.Log == "" {
+	if e.Origin == "" {
 		p.line("                entry %d", e.Index)
 	} else {
 		p.line("                entry %d of %s", e.Index, e.Origin)
+	}
+	if e.Log != "" {
 		p.line("                log %s", string(e.Log))
 	}
 	p.line("                %s: %s", bundleWords[e.Status], e.Text)
