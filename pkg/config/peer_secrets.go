@@ -79,8 +79,6 @@ func (d *document) refuseSecrets(e field) bool {
 	return len(secrets) > 0
 }
 
-func (n node) holdsSecret() bool { return len(n.secrets(0)) > 0 }
-
 func (e field) isSecret() bool {
 	text, scalar := e.scalar()
 	return looksSecret(e.name) && !e.none() && (text != "" || !scalar)

@@ -218,7 +218,7 @@ func (c *Config) indexed() (problems []Problem) {
 		if l.Coverage != Index {
 			continue
 		}
-		refused, uncovered := c.Rules.CheckQueries()
+		uncovered, refused := c.Rules.CheckQueries()
 		if refused != nil {
 			problems = append(problems, l.at.saying("%v", refused))
 			continue

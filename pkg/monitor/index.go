@@ -75,7 +75,7 @@ func (w *logRun) readIndex(v tlog.Verdict) error {
 	if !ok {
 		return fmt.Errorf("coverage: index is for rekor-v1, this log is of type %s; set coverage: full or consistency", w.info.Type)
 	}
-	if err, _ := w.Config.Rules.CheckQueries(); err != nil {
+	if _, err := w.Config.Rules.CheckQueries(); err != nil {
 		return err
 	}
 	queries, uncovered := w.Config.Rules.Queries()

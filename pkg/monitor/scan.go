@@ -42,11 +42,11 @@ func (w *logRun) read(v tlog.Verdict) error {
 	return errors.Join(err, w.scanUnproven(v))
 }
 
-// startReading is for a log whose coverage was consistency before.
+// startReading is for a log whose coverage was consistency or index before.
 func (w *logRun) startReading(cp tlog.Checkpoint) error {
 	start, why := w.cfg.Start.Index, "reading starts at the configured index"
 	if w.cfg.Start.Head {
-		start, why = cp.Size, "coverage was consistency before; reading starts at the head"
+		start, why = cp.Size, "coverage was not full before; reading starts at the head"
 	}
 	start = min(start, cp.Size)
 	if !w.cfg.AcceptLag {

@@ -189,7 +189,7 @@ func (s *mailgunSink) post(ctx context.Context, m report.Message, to []netmail.A
 	case err != nil && head.status == 0:
 		return &later{err: fmt.Errorf("asking Mailgun: %w", err)}
 	case err != nil: // a good status, and an answer that cannot be read
-		return &later{err: fmt.Errorf("Mailgun answered %d, and what it said cannot be read: %w", head.status, err)}
+		return &later{err: fmt.Errorf("status %d from Mailgun, and what it said cannot be read: %w", head.status, err)}
 	}
 	if passes(head.status) {
 		return &later{answer, asked(head.header)}

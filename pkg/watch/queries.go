@@ -104,20 +104,20 @@ func (r *Rule) exact() (queries []Query) {
 	return queries
 }
 
-// CheckQueries says whether coverage: index can do anything for the rules: refused
-// is the reason if it cannot, and warnings are what it leaves uncovered.
-func (r *Rules) CheckQueries() (refused error, warnings []string) {
+// CheckQueries says whether coverage: index can do anything for the rules: warnings
+// are what it leaves uncovered, and the error is for rules of which it covers none.
+func (r *Rules) CheckQueries() (warnings []string, refused error) {
 	queries, uncovered := r.Queries()
 	for _, text := range uncovered {
 		warnings = append(warnings, "coverage: index does not cover "+text)
 	}
 	switch {
 	case len(queries) > 0:
-		return nil, warnings
+		return warnings, nil
 	case r.Len() == 0:
-		return errors.New("coverage: index asks for what the rules watch for, and there are no rules; add watch, or set coverage: consistency"), nil
+		return nil, errors.New("coverage: index asks for what the rules watch for, and there are no rules; add watch, or set coverage: consistency")
 	}
-	return fmt.Errorf("coverage: index can ask for none of the %d rules, only for exact subjects, digests and keys; give a rule one, or set coverage: full or consistency", r.Len()), warnings
+	return warnings, fmt.Errorf("coverage: index can ask for none of the %d rules, only for exact subjects, digests and keys; give a rule one, or set coverage: full or consistency", r.Len())
 }
 
 // unaskable says why a rule without a subject cannot be asked for.

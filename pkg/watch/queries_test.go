@@ -120,7 +120,7 @@ func TestIndexCoverageIsRefusedIfItCanAskForNothing(t *testing.T) {
 		{[]Rule{glob}, "none of the 1 rules", 1},
 		{nil, "there are no rules", 0},
 	} {
-		refused, warnings := compile(t, tc.rules...).CheckQueries()
+		warnings, refused := compile(t, tc.rules...).CheckQueries()
 		if got := fmt.Sprint(refused); (refused != nil) != (tc.refused != "") || !strings.Contains(got, tc.refused) {
 			t.Errorf("%v: refused with %v, want %q", tc.rules, refused, tc.refused)
 		}
@@ -128,7 +128,7 @@ func TestIndexCoverageIsRefusedIfItCanAskForNothing(t *testing.T) {
 			t.Errorf("%v: warnings %q, want %d", tc.rules, warnings, tc.warnings)
 		}
 	}
-	if refused, _ := (*Rules)(nil).CheckQueries(); refused == nil {
+	if _, refused := (*Rules)(nil).CheckQueries(); refused == nil {
 		t.Error("no rules at all are not refused")
 	}
 }

@@ -200,15 +200,9 @@ func (s *signer) in(t testing.TB, leaf []byte) bool {
 		bytes.Contains(leaf, []byte(base64.StdEncoding.EncodeToString(s.pem(t))))
 }
 
-// stored is a finding as findings/ and alerts/ keep it.
-type stored struct {
-	finding
-	LeafHash string `json:"leafHash"`
-}
-
 // findings reads a log's chain of findings objects, each checked against the hash
 // in its name.
-func (d *day) findings(t testing.TB, name string) (all []stored) {
+func (d *day) findings(t testing.TB, name string) (all []finding) {
 	t.Helper()
 	for name != "" {
 		data := d.object(t, name)
@@ -222,7 +216,7 @@ func (d *day) findings(t testing.TB, name string) (all []stored) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		for line := range bytes.Lines(rest) {
-			var f stored
+			var f finding
 			if err := json.Unmarshal(line, &f); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -425,52 +419,18 @@ func (d *day) checkMail(t testing.TB) {
 	first := map[string]notifytest.Mail{}
 	want := d.health(t)
 	for _, m := range d.mail.Mails() {
-		id := m.CustomArgs["alert_id"]
-		sent[id]++
+		message := m.Headers["Message-ID"]
 		if !slices.Equal(m.To, []string{"security@acme.test", "oncall@acme.test"}) || m.From != "whosigned@acme.test" {
-			t.Errorf("alert %s went from %s to %q", id, m.From, m.To)
+			t.Errorf("mail %s went from %s to %q", message, m.From, m.To)
 		}
-		if sent[id] > 1 {
-			if m.Text != first[id].Text || m.Subject != first[id].Subject {
-				t.Errorf("alert %s was repeated as another mail: %q, before %q", id, m.Subject, first[id].Subject)
+		if before, again := first[message]; again && (m.Text != before.Text || m.Subject != before.Subject) {
+			t.Errorf("mail %s was repeated as another one: %q, before %q", message, m.Subject, before.Subject)
+		}
+		first[message] = m
+		for _, id := range alertsOf(m) {
+			if sent[id]++; sent[id] == 1 {
+				want = d.checkAlert(t, m, id, alertOf, want)
 			}
-			continue
-		}
-		first[id] = m
-		var alert struct {
-			ID       string
-			Class    string
-			Log      string
-			Findings []stored
-			Incident any
-			Health   []struct{ Key, State, Text string }
-		}
-		if err := json.Unmarshal(d.object(t, "alerts/"+id+".json"), &alert); err != nil {
-			t.Fatalf("alert %s: %v", id, err)
-		}
-		if alert.ID != id || alert.Class != m.CustomArgs["alert_class"] || alert.Incident != nil {
-			t.Errorf("alert %s of class %s was mailed as one of %s: %s", alert.ID, alert.Class, m.CustomArgs["alert_class"], m.Subject)
-		}
-		for _, f := range alert.Findings {
-			if other := alertOf[f.LeafHash]; other != "" {
-				t.Errorf("entry %d of log %s is in the alerts %s and %s", f.Index, f.Log, other, id)
-			}
-			alertOf[f.LeafHash] = id
-			for _, text := range []string{m.Text, m.HTML} {
-				if !strings.Contains(text, f.LeafHash) {
-					t.Errorf("the mail of alert %s does not name leaf %s", id, f.LeafHash)
-				}
-			}
-		}
-		for _, h := range alert.Health {
-			n := slices.IndexFunc(want, func(w told) bool {
-				return strings.HasPrefix(h.Key, w.key) && h.State == w.state && strings.Contains(h.Text, w.words)
-			})
-			if n < 0 {
-				t.Errorf("alert %s says what nothing calls for: %+v", id, h)
-				continue
-			}
-			want = slices.Delete(want, n, n+1)
 		}
 	}
 	for _, s := range d.signed {
@@ -487,9 +447,57 @@ func (d *day) checkMail(t testing.TB) {
 	}
 	// SendGrid took a mail and its answer was lost, so that one came again. A run that
 	// is overtaken while it delivers may repeat one too.
-	repeated := len(d.mail.Mails()) - len(sent)
+	repeated := len(d.mail.Mails()) - len(first)
 	if repeated < 1 {
-		t.Errorf("%d mails for %d alerts: none was repeated after its answer was lost", len(d.mail.Mails()), len(sent))
+		t.Errorf("%d mails, and none was repeated after its answer was lost", len(first))
 	}
-	t.Logf("%d alerts arrived, %d of them twice", len(sent), repeated)
+	t.Logf("%d alerts arrived in %d mails, %d of them twice", len(sent), len(first), repeated)
+}
+
+// alertsOf are the alerts that a mail tells of: those about one certificate come
+// together.
+func alertsOf(m notifytest.Mail) []string {
+	return strings.Split(m.Headers["X-Whosigned-Alert"], ", ")
+}
+
+// checkAlert looks at the first mail that tells of an alert. It notes which leaves the
+// alert is about, and returns what is still wanted of health.
+func (d *day) checkAlert(t testing.TB, m notifytest.Mail, id string, alertOf map[string]string, want []told) []told {
+	t.Helper()
+	var alert struct {
+		ID       string
+		Class    string
+		Log      string
+		Findings []finding
+		Incident any
+		Health   []struct{ Key, State, Text string }
+	}
+	if err := json.Unmarshal(d.object(t, "alerts/"+id+".json"), &alert); err != nil {
+		t.Fatalf("alert %s: %v", id, err)
+	}
+	if alert.ID != id || alert.Class != m.CustomArgs["alert_class"] || alert.Incident != nil {
+		t.Errorf("alert %s of class %s was mailed as one of %s: %s", alert.ID, alert.Class, m.CustomArgs["alert_class"], m.Subject)
+	}
+	for _, f := range alert.Findings {
+		if other := alertOf[f.LeafHash]; other != "" {
+			t.Errorf("entry %d of log %s is in the alerts %s and %s", f.Index, f.Log, other, id)
+		}
+		alertOf[f.LeafHash] = id
+		for _, text := range []string{m.Text, m.HTML} {
+			if !strings.Contains(text, f.LeafHash) {
+				t.Errorf("the mail of alert %s does not name leaf %s", id, f.LeafHash)
+			}
+		}
+	}
+	for _, h := range alert.Health {
+		n := slices.IndexFunc(want, func(w told) bool {
+			return strings.HasPrefix(h.Key, w.key) && h.State == w.state && strings.Contains(h.Text, w.words)
+		})
+		if n < 0 {
+			t.Errorf("alert %s says what nothing calls for: %+v", id, h)
+			continue
+		}
+		want = slices.Delete(want, n, n+1)
+	}
+	return want
 }

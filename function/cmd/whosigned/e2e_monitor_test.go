@@ -17,12 +17,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
-	trustpb "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/whosigned/whosigned/pkg/tlog/tlogtest"
 )
@@ -56,12 +52,17 @@ type finding struct {
 	Fingerprint string `json:"fingerprint"`
 	Trusted     string `json:"trusted"`
 	Expected    bool   `json:"expected"`
+	UUID        string `json:"uuid"`
+	LeafHash    string `json:"leafHash"`
+	Certificate string `json:"certificateId"`
+	BestEffort  bool   `json:"bestEffort"`
 }
 
 type logResult struct {
 	ID       string `json:"id"`
 	Origin   string `json:"origin"`
 	Type     string `json:"type"`
+	URL      string `json:"url"`
 	Coverage string `json:"coverage"`
 	Size     uint64 `json:"size"`
 	Scanned  uint64 `json:"scanned"`
@@ -72,6 +73,7 @@ type logResult struct {
 }
 
 type result struct {
+	Trust    string      `json:"trust"`
 	Logs     []logResult `json:"logs"`
 	Findings []finding   `json:"findings"`
 	Alerts   struct {
@@ -101,7 +103,8 @@ type monitor struct {
 	dir     string
 	ca      *tlogtest.CA
 	env     []string
-	seen    map[string]int // findings over all runs, by log, index and rule
+	seen    map[string]int  // findings over all runs, by log, index and rule
+	closed  map[string]bool // incidents, by ID
 }
 
 func (s *suite) monitor(t testing.TB) *monitor {
@@ -110,7 +113,7 @@ func (s *suite) monitor(t testing.TB) *monitor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &monitor{program: s.program, dir: t.TempDir(), ca: ca, seen: map[string]int{}}
+	return &monitor{program: s.program, dir: t.TempDir(), ca: ca, seen: map[string]int{}, closed: map[string]bool{}}
 }
 
 // signer has the CA issue a certificate, as Fulcio would, to a workflow.
@@ -155,57 +158,64 @@ func (s *shard) watched(start string) watched {
 // trusted root; the configuration names those of Rekor v1 again.
 func (m *monitor) configure(t testing.TB, fingerprints []string, logs ...watched) {
 	t.Helper()
-	root := &trustpb.TrustedRoot{MediaType: "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}
-	since := &commonpb.TimeRange{Start: timestamppb.New(time.Now().AddDate(-1, 0, 0))}
-	root.CertificateAuthorities = []*trustpb.CertificateAuthority{{
-		Subject: &commonpb.DistinguishedName{Organization: "acme.test", CommonName: "fulcio"}, Uri: "https://fulcio.acme.test", ValidFor: since,
-		CertChain: &commonpb.X509CertificateChain{Certificates: []*commonpb.X509Certificate{{RawBytes: m.ca.Intermediate.Raw}, {RawBytes: m.ca.Root.Raw}}},
-	}}
-	var lines strings.Builder
+	var tlogs []*transparencyLog
+	var items strings.Builder
 	for _, w := range logs {
-		fmt.Fprintf(&lines, "  - type: %s\n    url: %q\n", w.kind, w.url)
+		fmt.Fprintf(&items, "  - type: %s\n    url: %q\n", w.kind, w.url)
 		if w.start != "" {
-			fmt.Fprintf(&lines, "    start: %s\n", w.start)
+			fmt.Fprintf(&items, "    start: %s\n", w.start)
 		}
 		details := commonpb.PublicKeyDetails_PKIX_ED25519
 		if w.kind == "rekor-v1" {
 			details = commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256
-			lines.WriteString("    key:\n")
+			items.WriteString("    key:\n")
 		}
 		for _, key := range w.keys {
 			if w.kind == "rekor-v1" {
-				fmt.Fprintf(&lines, "      - %q\n", key.public)
+				fmt.Fprintf(&items, "      - %q\n", key.public)
 			}
-			root.Tlogs = append(root.Tlogs, &trustpb.TransparencyLogInstance{
-				BaseUrl: w.url, HashAlgorithm: commonpb.HashAlgorithm_SHA2_256,
-				PublicKey: &commonpb.PublicKey{RawBytes: key.spki(t), KeyDetails: details, ValidFor: since},
-				LogId:     &commonpb.LogId{KeyId: key.logID(t, w)},
-			})
+			tlogs = append(tlogs, listed(w.url, key.spki(t), key.logID(t, w), details))
 		}
 	}
-	rootJSON, err := protojson.Marshal(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(m.dir, "trusted_root.json"), rootJSON)
+	writeFile(t, filepath.Join(m.dir, "trusted_root.json"), trustedRoot(t, m.ca, tlogs, nil))
 	quoted, err := json.Marshal(slices.Compact(slices.Sorted(slices.Values(fingerprints))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, m.config(), fmt.Appendf(nil, `state: file://%s
-trustedRoot: trusted_root.json
-logs:
-%smonitoredValues:
-  fingerprints: %s
-watch:
+	m.write(t, "trustedRoot: trusted_root.json", items.String(), fmt.Sprintf("monitoredValues: {fingerprints: %s}\n%s", quoted, teamRules))
+}
+
+// follow configures the monitor to watch every log of a deployment, as its TUF
+// repository has them; items change single ones.
+func (m *monitor) follow(t testing.TB, d *deployment, rules string, items ...string) {
+	t.Helper()
+	writeFile(t, filepath.Join(m.dir, "root.json"), d.InitialRoot())
+	logs := "  - discover: all\n"
+	for _, item := range items {
+		logs += "  - " + item + "\n"
+	}
+	m.write(t, fmt.Sprintf("trust: {tuf: %q, root: root.json}", d.URL), logs, rules)
+}
+
+// teamRules are for the workflows of a team, of which one is its routine.
+const teamRules = `watch:
   - name: workflows
-    subject: {glob: "%s*"}
-    issuer: {exact: %q}
-    expect: [{extensions: {build-signer-uri: {glob: "%srelease.yml@refs/tags/v*"}}}]
-alerts:
+    subject: {glob: "` + workflow + `*"}
+    issuer: {exact: "` + issuer + `"}
+    expect: [{extensions: {build-signer-uri: {glob: "` + workflow + `release.yml@refs/tags/v*"}}}]
+`
+
+// write writes the configuration: where keys come from, which logs are watched, and
+// for whom.
+func (m *monitor) write(t testing.TB, trust, logs, rules string) {
+	t.Helper()
+	writeFile(t, m.config(), fmt.Appendf(nil, `state: file://%s
+%s
+logs:
+%s%salerts:
   email: {via: sendgrid, from: whosigned@acme.test, to: [security@acme.test]}
   folder: {path: ./mail}
-`, m.state(), lines.String(), quoted, workflow, issuer, workflow))
+`, m.state(), trust, logs, rules))
 }
 
 func (m *monitor) config() string { return filepath.Join(m.dir, "whosigned.yaml") }
@@ -432,12 +442,11 @@ type incident struct {
 // accept closes all incidents of a log.
 func (m *monitor) accept(t testing.TB, log string) {
 	t.Helper()
-	closed := map[string]bool{}
 	for _, in := range m.evidence(t, log) {
-		if closed[in.ID] {
+		if m.closed[in.ID] {
 			continue
 		}
-		closed[in.ID] = true
+		m.closed[in.ID] = true
 		cmd := m.command(t, "accept", "--log", log, "--incident", in.ID, "--reason", "the suite did it")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("accept --incident %s: %v\n%s", in.ID, err, out)

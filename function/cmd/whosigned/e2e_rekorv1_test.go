@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -157,6 +158,7 @@ type rekorV1 struct {
 	*trillian
 	url, port string
 	trees     []tree // oldest first; the last is the active one
+	index     string // the search index's database; "" for none
 	server    *process
 }
 
@@ -168,9 +170,13 @@ type tree struct {
 
 func startRekorV1(t testing.TB, tr *trillian) *rekorV1 {
 	t.Helper()
-	r := &rekorV1{trillian: tr, port: freePort(t)}
+	return newRekorV1(t, tr, "")
+}
+
+func newRekorV1(t testing.TB, tr *trillian, index string) *rekorV1 {
+	t.Helper()
+	r := &rekorV1{trillian: tr, port: freePort(t), trees: []tree{{tr.createTree(t), newKeyPair(t)}}, index: index}
 	r.url = "http://127.0.0.1:" + r.port
-	r.trees = []tree{{tr.createTree(t), newKeyPair(t)}}
 	r.restart(t)
 	return r
 }
@@ -196,10 +202,14 @@ func (r *rekorV1) restart(t testing.TB) {
 	if r.server != nil {
 		r.server.stop(t)
 	}
-	args := []string{"serve", "--enable_retrieve_api=false", "--rekor_server.address=127.0.0.1", "--port=" + r.port,
+	args := []string{"serve", "--rekor_server.address=127.0.0.1", "--port=" + r.port,
 		"--rekor_server.hostname=rekor-" + freePort(t), "--rekor_server.signer=" + r.active().key.private,
 		"--trillian_log_server.address=127.0.0.1", "--trillian_log_server.port=" + r.trillian.port,
-		"--trillian_log_server.tlog_id=" + r.active().id, "--log_type=prod"}
+		"--trillian_log_server.tlog_id=" + r.active().id, "--log_type=prod",
+		"--enable_retrieve_api=" + strconv.FormatBool(r.index != "")}
+	if r.index != "" {
+		args = append(args, "--search_index.storage_provider=mysql", "--search_index.mysql.dsn=root@unix("+r.socket+")/"+r.index)
+	}
 	var sharding strings.Builder
 	for _, old := range r.trees[:len(r.trees)-1] {
 		fmt.Fprintf(&sharding, "- treeID: %s\n  signingConfig: {signingSchemeOrKeyPath: %q}\n", old.id, old.key.private)

@@ -163,7 +163,7 @@ func (s *suite) testShardRewritten(t *testing.T) {
 			m.run(t, exitClean)
 
 			shard.server.stop(t)
-			shard.restore(t, nil)
+			shard.restore(t, "")
 			shard.serve(t)
 			shard.noise(t, row.size)
 			shard.published(t, uint64(row.size))

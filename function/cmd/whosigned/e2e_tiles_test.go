@@ -168,28 +168,16 @@ func (s *shard) freeze(t testing.TB) {
 }
 
 // snapshot copies the storage folder of a shard that is not running.
-func (s *shard) snapshot(t testing.TB) fs.FS {
+func (s *shard) snapshot(t testing.TB) string {
 	t.Helper()
-	copied := filepath.Join(t.TempDir(), "snapshot")
-	if err := os.CopyFS(copied, os.DirFS(s.dir)); err != nil {
-		t.Fatal(err)
-	}
-	return os.DirFS(copied)
+	return copyOf(t, s.dir)
 }
 
-// restore puts the storage folder of a shard that is not running back; nil
+// restore puts the storage folder of a shard that is not running back; ""
 // empties it.
-func (s *shard) restore(t testing.TB, snapshot fs.FS) {
+func (s *shard) restore(t testing.TB, snapshot string) {
 	t.Helper()
-	if err := os.RemoveAll(s.dir); err != nil {
-		t.Fatal(err)
-	}
-	if snapshot == nil {
-		return
-	}
-	if err := os.CopyFS(s.dir, snapshot); err != nil {
-		t.Fatal(err)
-	}
+	replaceDir(t, s.dir, snapshot)
 }
 
 // bundle returns the path of the newest file that holds the bundle of index.
