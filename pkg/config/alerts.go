@@ -62,10 +62,19 @@ func (d *document) alerts(n node) Alerts {
 		}
 		a.Folders = append(a.Folders, folder)
 	}
-	if len(a.Emails)+len(a.GitHubs)+len(a.Folders) == 0 && len(d.problems) == 0 {
-		n.warn("nobody will be told: there is no sink; add alerts: {email: …}, alerts: {github: …} or alerts: {folder: …}")
-	}
 	return a
+}
+
+// untold warns of a configuration whose alerts reach nobody.
+func (d *document) untold(n node, a Alerts) {
+	const remedy = "add alerts: {email: …}, alerts: {github: …} or alerts: {folder: …}"
+	switch {
+	case len(a.Emails)+len(a.GitHubs)+len(a.Folders) > 0 || len(d.problems) > 0:
+	case len(a.Identities) > 0:
+		n.warn("nobody will be told: outputIdentities is a file, and takes findings but neither tampering nor trouble; " + remedy)
+	default:
+		n.warn("nobody will be told: there is no sink; " + remedy)
+	}
 }
 
 // sinkName keeps names safe in state, paths and terminals.

@@ -58,6 +58,10 @@ type Config struct {
 	// Found are all logs of the trusted root, the excluded ones too, if Discover is set.
 	Found []Log
 
+	// Unusable are the logs and authorities of the trusted root that cannot be used, in
+	// words: they are not watched.
+	Unusable []string
+
 	listed []listed    // the items of logs, as written
 	root   *trust.Root // of a file
 	ownCAs bool        // Chains are the configuration's own
@@ -103,6 +107,7 @@ type Log struct {
 	Retired    bool   // past its trusted root's validFor.end
 	Discovered bool   // it is watched because the trusted root lists it
 	FromRoot   bool   // its keys are the trusted root's
+	Gone       bool   // the trusted root no longer lists it
 	Where      string // "file:line", for messages
 
 	at Problem // where it stands
@@ -244,7 +249,8 @@ func ParseAlerts(location string, data []byte) (Alerts, error) {
 	return alerts, nil
 }
 
-// nativeKeys are whosigned's own; a file with one of nativeMarks is native.
+// nativeKeys are whosigned's own. A file with one of nativeMarks is native: its unknown
+// keys are errors. What it watches by default does not hang on that: see peerDefaults.
 var (
 	nativeMarks = []string{"state", "logs", "watch", "alerts"}
 	nativeKeys  = append(slices.Clone(nativeMarks), "trust", "trustedRoot", "patience", "quiet_after")
@@ -270,11 +276,9 @@ func (d *document) config(root node) *Config {
 	cfg.Chains = d.chains(cfg.root, top["caRootsFile"], top["caIntermediatesFile"])
 	d.logs(cfg, top["logs"], top["quiet_after"])
 	cfg.Rules = d.rules(top["watch"], top["monitoredValues"], cfg.Trust != nil || cfg.Chains.Len() > 0)
-	sinks := d.peerSinks(top)
-	if !top["alerts"].none() || len(sinks.Emails)+len(sinks.GitHubs) == 0 {
-		cfg.Alerts = d.alerts(top["alerts"])
-	}
-	cfg.Alerts.join(d, sinks)
+	cfg.Alerts = d.alerts(top["alerts"])
+	cfg.Alerts.join(d, d.peerSinks(top))
+	d.untold(top["alerts"], cfg.Alerts)
 	d.resolve(cfg, top["logs"])
 	return cfg
 }

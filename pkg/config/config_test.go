@@ -301,7 +301,7 @@ extension build-config-uri https://example.com/owner/repository/build-config.yml
 	}
 
 	wantWarnings := []string{
-		`whosigned.yaml:4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`,
+		`whosigned.yaml:4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove startIndex and endIndex to monitor`,
 		`whosigned.yaml:17: monitoredValues.fingerprints[0]: "A0B1C2D3E4F5" never fits: matching is case-sensitive and logs show hex in lower case; write "a0b1c2d3e4f5"`,
 		`whosigned.yaml:35: emailNotificationSendGrid.sendGridAPIKey: it is used unless SENDGRID_API_KEY is set in the environment, but whoever may read this file may read it: put it there, or in a file named by SENDGRID_API_KEY_FILE`,
 	}

@@ -59,7 +59,7 @@ func (d *document) scan(from, to node) *Scan {
 	case !to.none():
 		remove = "startIndex and endIndex"
 	}
-	at.warn("the run is a one-off scan of entries %s: no state is kept and nobody is alerted; remove %s to monitor", s, remove)
+	at.warn("the run is a one-off scan of entries %s: no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove %s to monitor", s, remove)
 	return &s
 }
 

@@ -186,7 +186,7 @@ func (d *document) identities(n, format, values node) (Identities, bool) {
 	} else {
 		i.JSON = format.choice("text", "json") == "json"
 	}
-	i.Path = d.peerFile(n)
+	i.Path = d.peerOutput(n)
 	return i, i.Path != ""
 }
 

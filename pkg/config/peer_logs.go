@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 // Paths are absolute; "" where the configuration names none.
 type Peer struct {
 	// LogInfo is logInfoFile: where rekor-monitor kept its last checkpoint, from which
-	// the first run goes on. It is only read.
-	LogInfo string
+	// the first run goes on. It is only read. LogInfoName is the path as written.
+	LogInfo, LogInfoName string
 	// Metadata is identityMetadataFile: where the index of the last entry that was
 	// looked at is written after a run.
 	Metadata string
@@ -34,21 +35,27 @@ const PeerRekor = "https://rekor.sigstore.dev"
 // and what is in Rekor v1 alone (keys) its search index is asked for. A file that
 // watches for nothing gets what it got, the consistency of that log; one with a
 // range to scan, that range of it; and one with ctShards those CT logs.
+//
+// A file that says neither logs nor watch is still rekor-monitor's when state, alerts
+// or trust are added to it, which is what our own warnings advise.
 func (d *document) peerDefaults(top map[string]node) (p Peer) {
-	p.LogInfo = d.peerFile(top["logInfoFile"])
-	p.Metadata = d.peerFile(top["identityMetadataFile"])
+	if p.LogInfo = d.peerFile(top["logInfoFile"]); p.LogInfo != "" {
+		p.LogInfoName = top["logInfoFile"].text()
+	}
+	p.Metadata = d.peerOutput(top["identityMetadataFile"])
 	scan := !top["startIndex"].none() || !top["endIndex"].none()
 	if !slices.ContainsFunc(peerKeys, func(key string) bool { return !top[key].none() }) {
 		return p // nobody's
 	}
-	if d.native || !top["logs"].none() {
+	theirs := top["logs"].none() && top["watch"].none()
+	if !theirs {
 		if n := top["ctShards"]; !n.none() {
 			n.warn("it has no effect beside logs; list each as {type: static-ct, url: \"https://…\"}")
 		}
 	} else {
 		d.peerLogs(top, scan)
 	}
-	if !d.native && top["state"].none() && !scan && !inBucket(d.base) {
+	if theirs && top["state"].none() && !scan && !inBucket(d.base) {
 		d.peerState(top)
 	}
 	return p
@@ -118,8 +125,33 @@ func (d *document) peerFile(n node) string {
 	case inBucket(d.base):
 		n.warn("it has no effect in a bucket, where there are no files to write")
 		return ""
+	case inBucket(text):
+		n.fail("%q is an object of a bucket; name a file", text)
+		return ""
 	}
 	return d.locate(n, text)
+}
+
+// peerOutput is the path of a file that is to be written. Its folder has to be there:
+// what cannot be written would be noticed only once there is something to write.
+func (d *document) peerOutput(n node) string {
+	path := d.peerFile(n)
+	if path == "" {
+		return ""
+	}
+	folder, err := os.Stat(filepath.Dir(path))
+	if err == nil && !folder.IsDir() {
+		err = fmt.Errorf("%s is no folder", filepath.Dir(path))
+	}
+	if err != nil {
+		n.fail("%q cannot be written: %v; make its folder, or name another file", n.text(), err)
+		return ""
+	}
+	if there, err := os.Stat(path); err == nil && there.IsDir() {
+		n.fail("%q is a folder; name a file", n.text())
+		return ""
+	}
+	return path
 }
 
 // written is a value as if it had been written where n stands.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -54,9 +55,71 @@ func TestWithoutLogsARekorMonitorFileWatchesWhatItsFlagsDefaultsMean(t *testing.
 }
 
 func TestWhatIsNobodysConfigurationWatchesNothing(t *testing.T) {
-	for _, text := range []string{"a: b", "serverURL: https://rekor.sigstore.dev", "patience: 1h", "state: s\nmonitoredValues: {subjects: [a]}"} {
+	for _, text := range []string{"a: b", "serverURL: https://rekor.sigstore.dev", "patience: 1h", "state: s\nalerts: {folder: {path: m}}",
+		"watch: [{name: a, subject: {exact: a}}]\nstate: s\nmonitoredValues: {subjects: [a]}"} {
 		if cfg, err := Parse(filepath.Join(folder(t), "c.yaml"), []byte(text+"\n")); err == nil || !strings.Contains(err.Error(), "no logs to watch") {
 			t.Errorf("%q: got %+v, %v, want that there are no logs to watch", text, cfg, err)
+		}
+	}
+}
+
+// Our warnings advise to add state, alerts and trust. What is watched must not hang on
+// whether that was done.
+func TestARekorMonitorFileKeepsItsDefaultLogsWhenStateAlertsOrTrustAreAdded(t *testing.T) {
+	const v1 = "rekor-v1 https://rekor.sigstore.dev "
+	const state, alerts, tuf = "state: s\n", "alerts: {folder: {path: mail}}\n", "trust: {tuf: staging}\n"
+	for _, tc := range []struct{ text, want string }{
+		{"monitoredValues: {subjects: [a]}\n", "trust; all"},
+		{"identityMetadataFile: m.json\n", "trust; " + v1 + "consistency "},
+		{"monitoredValues: {subjects: [a]}\nstartIndex: 5\n", "trust; " + v1 + "full "},
+		{"monitoredValues: {subjects: [a]}\nctShards: [\"https://ct.acme.example/2026\"]\n", "trust; static-ct https://ct.acme.example/2026 full "},
+	} {
+		for _, added := range []string{"", state, alerts, tuf, state + alerts + tuf} {
+			dir := folder(t)
+			cfg := load(t, dir, tc.text+added)
+			if got := watched(cfg); got != tc.want {
+				t.Errorf("%s: got %s, want %s", tc.text+added, got, tc.want)
+			}
+			wantState := "file://" + dir + "/whosigned.yaml.whosigned"
+			if strings.Contains(added, state) {
+				wantState = "file://" + dir + "/s"
+			} else if cfg.Scan != nil {
+				wantState = ""
+			}
+			if cfg.State != wantState {
+				t.Errorf("%s: got state %q, want %q", tc.text+added, cfg.State, wantState)
+			}
+			if said := strings.Contains(after(cfg), "nobody will be told"); said == strings.Contains(added, alerts) {
+				t.Errorf("%s: got warnings\n%s\nwant that nobody will be told only without alerts", tc.text+added, after(cfg))
+			}
+		}
+	}
+	// Its alerts are known whatever else is wrong with it.
+	_, err := Parse(filepath.Join(folder(t), "c.yaml"), []byte("monitoredValues: {subjects: [\"(\"]}\n"+alerts))
+	var invalid *Error
+	if !errors.As(err, &invalid) || len(invalid.Alerts.Folders) != 1 {
+		t.Errorf("got %v with alerts %+v, want an *Error with the folder", err, invalid)
+	}
+}
+
+func TestAFileThatCouldNotBeWrittenIsPointedAtBeforeThereIsAnythingToWrite(t *testing.T) {
+	dir := folder(t)
+	for _, tc := range []struct{ text, want string }{
+		{"outputIdentities: gone/ids.txt", `c.yaml:2: outputIdentities: "gone/ids.txt" cannot be written: stat gone: no such file or directory; make its folder, or name another file`},
+		{"identityMetadataFile: gone/m.json", `c.yaml:2: identityMetadataFile: "gone/m.json" cannot be written: stat gone: no such file or directory; make its folder, or name another file`},
+		{"outputIdentities: bad.pub/ids.txt", `c.yaml:2: outputIdentities: "bad.pub/ids.txt" cannot be written: bad.pub is no folder; make its folder, or name another file`},
+		{"outputIdentities: .", `c.yaml:2: outputIdentities: "." is a folder; name a file`},
+		{"identityMetadataFile: gs://acme/m.json", `c.yaml:2: identityMetadataFile: "gs://acme/m.json" is an object of a bucket; name a file`},
+		{"logInfoFile: gs://acme/l.txt", `c.yaml:2: logInfoFile: "gs://acme/l.txt" is an object of a bucket; name a file`},
+		{"logInfoFile: gone/l.txt", "nothing wrong"}, // state is kept there, and its folder made
+	} {
+		_, err := Parse(filepath.Join(dir, "c.yaml"), []byte("monitoredValues: {subjects: [a]}\n"+tc.text+"\n"))
+		got := "nothing wrong"
+		if err != nil {
+			got = strings.ReplaceAll(err.Error(), dir+"/", "")
+		}
+		if got != tc.want {
+			t.Errorf("%s\ngot  %s\nwant %s", tc.text, got, tc.want)
 		}
 	}
 }
@@ -80,7 +143,11 @@ func TestStateIsKeptBesideWhatRekorMonitorKept(t *testing.T) {
 	} {
 		cfg := load(t, dir, "monitoredValues: {subjects: [a]}\n"+tc.text+"\n")
 		state := strings.TrimPrefix(cfg.State, "file://")
-		if want := (Peer{LogInfo: tc.logInfo, Metadata: tc.metadata}); state != tc.state || cfg.Peer != want {
+		want := Peer{LogInfo: tc.logInfo, Metadata: tc.metadata}
+		if _, name, ok := strings.Cut(tc.text, "logInfoFile: "); ok {
+			want.LogInfoName, _, _ = strings.Cut(name, "\n")
+		}
+		if state != tc.state || cfg.Peer != want {
 			t.Errorf("%s: got state %s and %+v, want %s and %+v", tc.text, state, cfg.Peer, tc.state, want)
 		}
 		if said := strings.Contains(after(cfg), "what was proven is kept in the folder "); said != (tc.state != "") {

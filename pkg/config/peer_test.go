@@ -40,7 +40,7 @@ extension build-config-uri https://acme.example/owner/repository/build.yml`
 	if got := ruleNames(cfg); got != want {
 		t.Errorf("got rules\n%s\nwant\n%s", got, want)
 	}
-	wantWarnings := `4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor`
+	wantWarnings := `4: startIndex: the run is a one-off scan of entries [1000, 2001): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove startIndex and endIndex to monitor`
 	if got := after(cfg); got != wantWarnings {
 		t.Errorf("got warnings\n%s\nwant\n%s", got, wantWarnings)
 	}
@@ -116,9 +116,9 @@ func TestMonitoredValuesAreTakenInEverySpelling(t *testing.T) {
 
 func TestAScanIsSaidToBeOne(t *testing.T) {
 	for _, tc := range []struct{ keys, want string }{
-		{"startIndex: 5", "4: startIndex: the run is a one-off scan of entries [5, the log's end): no state is kept and nobody is alerted; remove it to monitor"},
-		{"endIndex: 5", "4: endIndex: the run is a one-off scan of entries [0, 6): no state is kept and nobody is alerted; remove it to monitor"},
-		{"endIndex: 5\nstartIndex: 2", "5: startIndex: the run is a one-off scan of entries [2, 6): no state is kept and nobody is alerted; remove startIndex and endIndex to monitor"},
+		{"startIndex: 5", "4: startIndex: the run is a one-off scan of entries [5, the log's end): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove it to monitor"},
+		{"endIndex: 5", "4: endIndex: the run is a one-off scan of entries [0, 6): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove it to monitor"},
+		{"endIndex: 5\nstartIndex: 2", "5: startIndex: the run is a one-off scan of entries [2, 6): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove startIndex and endIndex to monitor"},
 	} {
 		cfg := load(t, folder(t), someLogs+tc.keys+"\nwatch: [{name: a, subject: {exact: a}}]\n")
 		if got := after(cfg); got != tc.want {

@@ -76,6 +76,27 @@ func (c *Config) Resolve(root *trust.Root) (*Config, []Problem) {
 	return &resolved, problems
 }
 
+// WithoutRoot is the configuration as it is while there is no trusted root: with the
+// logs whose keys it names itself.
+func (c *Config) WithoutRoot() *Config {
+	alone := *c
+	alone.Warnings = slices.Clone(c.Warnings)
+	alone.resolve(nil, time.Now())
+	return &alone
+}
+
+// Change makes of a log what the configuration's items about it want, and reports
+// whether they exclude it.
+func (c *Config) Change(l *Log) (excluded bool) {
+	for i := range c.listed {
+		if item := &c.listed[i]; item.means(l) {
+			item.change(l)
+			excluded = excluded || item.exclude
+		}
+	}
+	return excluded
+}
+
 // resolve is Resolve for a configuration whose trusted root is at hand.
 func (d *document) resolve(cfg *Config, n node) {
 	if len(d.problems) > 0 || cfg.Trust != nil {
@@ -93,6 +114,9 @@ func (d *document) resolve(cfg *Config, n node) {
 // resolve sets Logs and Found.
 func (c *Config) resolve(root *trust.Root, now time.Time) (problems []Problem) {
 	var logs []Log
+	if root != nil {
+		c.Unusable = root.Warnings
+	}
 	if c.Discover && root != nil {
 		c.Found = c.discovered(root, now)
 		logs = slices.Clone(c.Found)
@@ -109,7 +133,12 @@ func (c *Config) resolve(root *trust.Root, now time.Time) (problems []Problem) {
 		}
 		switch {
 		case len(hits) == 0 && (item.exclude || item.id != "" || item.log.Type == ""):
-			problems = append(problems, item.at.saying("the trusted root has no such log; it lists %s", names(logs)))
+			none := item.at.saying("the trusted root has no such log; it lists %s", names(logs))
+			if c.Trust == nil {
+				problems = append(problems, none)
+			} else if root != nil { // it may have listed it, and it may come to
+				c.Warnings = append(c.Warnings, none.String())
+			}
 		case len(hits) == 0:
 			l, problem := item.alone(root, now)
 			if problem != nil {

@@ -3,19 +3,14 @@ package monitor_test
 import (
 	"bytes"
 	"cmp"
-	"context"
-	"crypto"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"iter"
-	"math"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
@@ -37,8 +32,8 @@ import (
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
+	"github.com/whosigned/whosigned/pkg/tlog/rfc6962"
 	"github.com/whosigned/whosigned/pkg/tlog/tiles"
-	"github.com/whosigned/whosigned/pkg/tlog/tlogtest"
 )
 
 // What is measured runs in processes of its own, this test binary started once
@@ -54,12 +49,13 @@ type job struct {
 	// To serve a log.
 	Type    tlog.Type
 	Entries uint64
-	// Leaves is "" for hashedrekords with Fulcio certificates, or "max" for leaves
-	// as large as a bundle takes.
+	// Leaves is "" for what Fulcio's users sign: hashedrekords with certificates, or
+	// what a CT log has of those; "max" for leaves of which 256, a bundle, have the
+	// size of the largest answer; "huge" for those of a CT log that fill one each.
 	Leaves  string
 	Latency time.Duration
-	// Slots, if set, is how many requests for entries are answered at once, each of
-	// which takes Service: a slow server, such as a real Rekor v1.
+	// Slots, if set, is how many requests for entries a Rekor v1 answers at once, each
+	// of which takes Service: a slow server, such as a real one.
 	Slots   int
 	Service time.Duration
 	// To read it.
@@ -73,7 +69,7 @@ const (
 	serveLog   = "serve"
 	runMonitor = "run"   // Monitor.Run, as the command does it
 	readFloor  = "floor" // fetch with our client and its read-ahead, and hash: nothing else
-	readPlain  = "plain" // the same bytes with net/http, InFlight requests at a time, hashed if they are bundles
+	readPlain  = "plain" // the same bytes with net/http, InFlight requests at a time, hashed unless they are a Rekor v1's
 )
 
 // servedLog is how to read a log that another process serves.
@@ -90,10 +86,12 @@ type figures struct {
 	Wall, CPU         time.Duration
 	Allocs, Bytes     uint64
 	PeakRSS           uint64
+	InFlight          int // requests at once, at most, as the server saw it
 }
 
 func (f figures) perSecond() float64   { return float64(f.Entries) / f.Wall.Seconds() }
 func (f figures) cpuPerEntry() float64 { return float64(f.CPU.Microseconds()) / float64(f.Entries) }
+func (f figures) cores() float64       { return f.CPU.Seconds() / f.Wall.Seconds() }
 
 const jobVariable = "WHOSIGNED_BENCHMARK_JOB"
 
@@ -182,6 +180,7 @@ func read(t testing.TB, log servedLog, do string, inFlight int) figures {
 	if f.Entries != log.Entries {
 		t.Fatalf("%s read %d entries, want %d", do, f.Entries, log.Entries)
 	}
+	f.InFlight = mostInFlight(t, log)
 	return f
 }
 
@@ -307,19 +306,9 @@ func (j job) floor(t *testing.T) func() (uint64, uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var leaves iter.Seq2[tlog.Leaf, error]
-	if j.Log.Type == tlog.RekorV2 {
-		l, err := tiles.New(client, tiles.Config{URL: j.Log.URL, Origin: benchOrigin, Key: key})
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaves = l.Leaves(t.Context(), 0, j.Log.Entries)
-	} else {
-		trees, err := rekorv1.New(client, rekorv1.Config{URL: j.Log.URL, Keys: []tlog.Key{key}}).Trees(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaves = trees.Trees[0].Leaves(t.Context(), 0, j.Log.Entries)
+	leaves, err := j.open(t, client, key)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return func() (n, _ uint64) {
 		for _, err := range leaves {
@@ -332,15 +321,36 @@ func (j job) floor(t *testing.T) func() (uint64, uint64) {
 	}
 }
 
+// open starts reading the log without a run.
+func (j job) open(t *testing.T, client *tlog.Client, key tlog.Key) (iter.Seq2[tlog.Leaf, error], error) {
+	var l tlog.Log
+	var err error
+	switch j.Log.Type {
+	case tlog.RekorV1:
+		trees, err := rekorv1.New(client, rekorv1.Config{URL: j.Log.URL, Keys: []tlog.Key{key}}).Trees(t.Context(), nil)
+		if err != nil {
+			return nil, err
+		}
+		l = trees.Trees[0]
+	case tlog.RFC6962:
+		l, err = rfc6962.New(client, rfc6962.Config{URL: j.Log.URL, Key: key})
+	default:
+		l, err = tiles.New(client, tiles.Config{Type: j.Log.Type, URL: j.Log.URL, Origin: benchOrigin, Key: key})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.Leaves(t.Context(), 0, j.Log.Entries), nil
+}
+
 // plain prepares to get the same answers without any code of ours.
 func (j job) plain(t *testing.T) func() (uint64, uint64) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: j.InFlight}}
-	width := uint64(layout.EntryBundleWidth)
+	width := pageWidth(j.Log.Type)
 	ask := func(from, to uint64) (*http.Response, error) {
-		return client.Get(j.Log.URL + "/" + layout.EntriesPath(from/width, uint8(to-from)))
+		return client.Get(j.Log.URL + pagePath(j.Log.Type, from, to))
 	}
 	if j.Log.Type == tlog.RekorV1 {
-		width = 10
 		ask = func(from, to uint64) (*http.Response, error) {
 			var indexes []uint64
 			for i := from; i < to; i++ {
@@ -372,10 +382,8 @@ func (j job) plain(t *testing.T) func() (uint64, uint64) {
 			if err != nil || resp.StatusCode != http.StatusOK {
 				return fmt.Errorf("status %d, %v", resp.StatusCode, err)
 			}
-			for rest := body.Bytes(); j.Log.Type == tlog.RekorV2 && len(rest) > 0; {
-				size := 2 + int(binary.BigEndian.Uint16(rest))
-				sha256.Sum256(rest[2:size])
-				rest = rest[size:]
+			if n := hashPage(j.Log.Type, body.Bytes()); n != to-from && j.Log.Type != tlog.RekorV1 {
+				return fmt.Errorf("%d entries from %d on, want %d", n, from, to-from)
 			}
 			done.Add(to - from)
 		}
@@ -394,171 +402,45 @@ func (j job) plain(t *testing.T) func() (uint64, uint64) {
 	}
 }
 
-const benchOrigin = "bench.example"
-
-// serve makes a log and serves it.
-func (j job) serve(t *testing.T) servedLog {
-	leaf := j.leaves(t)
-	var handler http.Handler
-	var log *tlogtest.Log
-	if j.Type == tlog.RekorV2 {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
+// hashPage hashes what is hashed of each entry, as simply as can be, and says how
+// many entries there are.
+func hashPage(t tlog.Type, page []byte) (n uint64) {
+	switch t {
+	case tlog.RekorV2:
+		for ; len(page) > 0; n++ {
+			size := 2 + int(binary.BigEndian.Uint16(page))
+			sha256.Sum256(page[2:size])
+			page = page[size:]
 		}
-		l, err := tlogtest.NewTiles(benchOrigin, key)
-		if err != nil {
-			t.Fatal(err)
+	case tlog.StaticCT:
+		for rest := cryptobyte.String(page); !rest.Empty(); n++ {
+			leaf := rest
+			var kind uint16
+			var skipped cryptobyte.String
+			if !rest.Skip(8) || !rest.ReadUint16(&kind) || kind == 1 && !rest.Skip(sha256.Size) ||
+				!rest.ReadUint24LengthPrefixed(&skipped) || !rest.ReadUint16LengthPrefixed(&skipped) {
+				return n
+			}
+			sha256.Sum256(leaf[:len(leaf)-len(rest)])
+			if kind == 1 && !rest.ReadUint24LengthPrefixed(&skipped) || !rest.ReadUint16LengthPrefixed(&skipped) {
+				return n
+			}
 		}
-		l.Tree().Generate(j.Entries, leaf)
-		if err := l.Publish(); err != nil {
-			t.Fatal(err)
-		}
-		handler, log = l, l.Log
-	} else {
-		l, err := tlogtest.NewRekorV1(crypto.Signer(ecKey(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Active().Tree().Generate(j.Entries, leaf)
-		handler, log = l, l.Active().Log
-	}
-	pem, err := log.PublicKeyPEM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	url, stop, err := tlogtest.Serve(context.Background(), j.shaped(handler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = stop() })
-	return servedLog{Type: j.Type, URL: url, Key: pem, Entries: j.Entries}
-}
-
-// rareMatch is the index of the entry of ours.
-const rareMatch = 777
-
-// leaves makes entries of strangers, of several workflows, and one of ours.
-func (j job) leaves(t *testing.T) func(uint64) []byte {
-	ca, err := tlogtest.NewCA("sigstore.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	make1 := tlogtest.HashedRekordV002
-	if j.Type == tlog.RekorV1 {
-		make1 = tlogtest.HashedRekordV001
-	}
-	var signers []tlogtest.Signer
-	for i := range 8 {
-		s, err := ca.Issue(workflow(fmt.Sprintf("https://github.com/someone/else-%d", i)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		signers = append(signers, s)
-	}
-	us, err := ca.Issue(workflow("https://github.com/acme/app"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours, err := make1(us, []byte("ours"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	others, err := tlogtest.Synthetic(make1, signers...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if j.Leaves == "max" {
-		others = largest(t, signers)
-	}
-	return func(i uint64) []byte {
-		if i == rareMatch {
-			return ours
-		}
-		return others(i)
-	}
-}
-
-// workflow is an identity with all the extensions that GitHub's have, so that a
-// leaf is of the usual 2.3 kB.
-func workflow(repository string) tlogtest.Identity {
-	uri := repository + "/.github/workflows/release.yml@refs/heads/main"
-	digest := "8f7a4d4d1f1c0bd8c9e6f3a2b1c0d9e8f7a6b5c4"
-	return tlogtest.Identity{URI: uri, Issuer: "https://token.actions.githubusercontent.com", Extensions: map[int]string{
-		2: "push", 3: digest, 4: "release", 5: strings.TrimPrefix(repository, "https://github.com/"), 6: "refs/heads/main",
-		9: uri, 10: digest, 11: "github-hosted", 12: repository, 13: digest, 14: "refs/heads/main", 15: "123456789",
-		16: repository[:strings.LastIndex(repository, "/")], 17: "12345678", 18: uri, 19: digest, 20: "push",
-		21: repository + "/actions/runs/1234567890/attempts/1", 22: "public",
-	}}
-}
-
-// largest makes leaves of up to 65,535 bytes: a signature of that size, an
-// attestation of as many signers as there is room for, and now and then one that
-// does not parse.
-func largest(t *testing.T, signers []tlogtest.Signer) func(uint64) []byte {
-	one, err := tlogtest.HashedRekordV002(signers[0], []byte("large"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const content = `"signature":{"content":"`
-	at := bytes.Index(one, []byte(content)) + len(content)
-	padded := append(bytes.Clone(one[:at]), bytes.Repeat([]byte("A"), (math.MaxUint16-len(one))/4*4)...)
-	padded = append(padded, one[at:]...)
-	many := signers
-	var attestation []byte
-	for {
-		leaf, err := tlogtest.DSSEV002([]byte("{}"), many...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(leaf) > math.MaxUint16 {
-			break
-		}
-		attestation = leaf
-		many = append(many, signers[len(many)%len(signers)])
-	}
-	broken := bytes.Repeat([]byte("x"), math.MaxUint16)
-	return func(i uint64) []byte {
-		switch {
-		case i%100 == 99:
-			return broken
-		case i%2 == 0:
-			return attestation
-		}
-		return padded
-	}
-}
-
-// keepAnswers is up to how many entries a log's answers are kept, so that
-// making them costs no CPU time while a reader is measured.
-const keepAnswers = 250_000
-
-// shaped serves a log with j's latency and slots.
-func (j job) shaped(h http.Handler) http.Handler {
-	var kept sync.Map // from what is asked for to its answer
-	if j.Type == tlog.RekorV2 && j.Entries <= keepAnswers && j.Leaves == "" {
-		for i := uint64(0); i < j.Entries; i += layout.EntryBundleWidth {
-			p := uint8(min(layout.EntryBundleWidth, j.Entries-i))
-			path := "/" + layout.EntriesPath(i/layout.EntryBundleWidth, p)
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-			kept.Store(path, w.Body.Bytes())
+	case tlog.RFC6962:
+		leaf := make([]byte, 0, 64<<10)
+		for ; ; n++ {
+			_, rest, ok := bytes.Cut(page, []byte(`"leaf_input":"`))
+			if !ok {
+				return n
+			}
+			text, rest, _ := bytes.Cut(rest, []byte{'"'})
+			var err error
+			if leaf, err = base64.StdEncoding.AppendDecode(leaf[:0], text); err != nil {
+				return n
+			}
+			sha256.Sum256(leaf)
+			page = rest
 		}
 	}
-	slots := make(chan struct{}, cmp.Or(j.Slots, 1<<10))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(j.Latency)
-		if body, ok := kept.Load(r.URL.Path); ok {
-			w.Header().Set("Content-Length", fmt.Sprint(len(body.([]byte))))
-			_, _ = w.Write(body.([]byte))
-			return
-		}
-		if strings.HasSuffix(r.URL.Path, "/retrieve") {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			began := time.Now()
-			defer func() { time.Sleep(j.Service - time.Since(began)) }()
-		}
-		h.ServeHTTP(w, r)
-	})
+	return n
 }

@@ -104,8 +104,10 @@ func (e BundleEntry) fork(k *past, in *tlog.Incident) BundleEntry {
 // An entry's inclusion proof must verify under its checkpoint, and that under the
 // log's key, which is never the bundle's. Then the checkpoint is held against the
 // archived one of its size, or the log is asked for the consistency proof between it
-// and the newest one proven. The artifact's signature and the signer's identity are
-// not looked at. The state is only read.
+// and the newest one proven. An entry beyond that one is not checked: a log may show
+// one extension of the history to us now, and another to everybody else. The
+// artifact's signature and the signer's identity are not looked at. The state is only
+// read.
 func (h *History) CheckBundle(ctx context.Context, name string, data []byte) *BundleCheck {
 	b := &BundleCheck{Name: name, Status: BundleNotChecked, Entries: []BundleEntry{}}
 	entries, signed, err := parseBundle(data)
@@ -254,8 +256,11 @@ func (h *History) compare(ctx context.Context, k *past, e BundleEntry, cp tlog.C
 		return e.fork(k, v.Incident)
 	case cp.Size < k.trusted.Size:
 		return e.is(BundleInHistory, "it is in the tree of size %d, which the log just proved to be the beginning of the history; %s", cp.Size, k.proven())
+	case e.Index >= k.trusted.Size:
+		// Any fork made after the history ends extends it: a run must see this one first.
+		return e.is(BundleNotChecked, "it is entry %d of the tree of size %d; the log proves that it extends the history, which reaches %d: run, then check again", e.Index, cp.Size, k.trusted.Size)
 	}
-	return e.is(BundleInHistory, "it is in the tree of size %d, which the log just proved to extend the history; %s", cp.Size, k.proven())
+	return e.is(BundleInHistory, "it is entry %d of the history, and in the tree of size %d, which the log just proved to extend the history; %s", e.Index, cp.Size, k.proven())
 }
 
 func (k *past) proven() string {

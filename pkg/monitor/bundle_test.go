@@ -43,11 +43,54 @@ func TestBundleOfAnotherSizeIsProvenByTheLog(t *testing.T) {
 		s.watch(7)
 		s.is(s.of(3, 5), monitor.BundleInHistory, "which the log just proved to be the beginning of the history")
 		s.others(2)
-		later := s.of(8, 9)
+		later := s.of(6, 9)
 		s.others(3)
-		if e := s.is(later, monitor.BundleInHistory, "which the log just proved to extend the history"); e.Proven != 7 || e.Size != 9 {
+		if e := s.is(later, monitor.BundleInHistory, "it is entry 6 of the history, and in the tree of size 9, which the log just proved to extend the history"); e.Proven != 7 || e.Size != 9 {
 			t.Fatalf("proven %d, size %d", e.Proven, e.Size)
 		}
+	})
+}
+
+// A consistency proof says that a tree extends the history, and not that it is the one
+// that others are shown.
+func TestBundleOfAnEntryBeyondTheHistoryIsNotChecked(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *signing) {
+		s.watch(7)
+		s.others(3)
+		first, last := s.of(7, 10), s.of(9, 10)
+		const want = "the log proves that it extends the history, which reaches 7: run, then check again"
+		for _, b := range []*protobundle.Bundle{first, last} {
+			if e := s.is(b, monitor.BundleNotChecked, want); e.Proven != 7 || e.Size != 10 {
+				t.Fatalf("proven %d, size %d", e.Proven, e.Size)
+			}
+		}
+		s.want(monitor.ExitClean)
+		for _, b := range []*protobundle.Bundle{first, last} {
+			s.is(b, monitor.BundleInHistory, "")
+		}
+	})
+}
+
+func TestForkThatOnlyTheCheckerIsShownIsNeverInTheHistory(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *signing) {
+		s.watch(7)
+		fork, err := s.log.Tree().Fork(7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			fork.Append(s.leaf())
+		}
+		forked := s.in(fork, 8, 10)
+		s.log.Show(fork) // the log answers the checker as if the fork were its history
+		if !s.v1Log() {
+			s.publish()
+		}
+		s.is(forked, monitor.BundleNotChecked, "run, then check again")
+		s.log.Honest()
+		s.others(3)
+		s.want(monitor.ExitClean)
+		s.is(forked, monitor.BundleTamper, "two signed roots for tree size 10")
 	})
 }
 
@@ -153,7 +196,7 @@ func TestOneBadAnswerIsNotEvidence(t *testing.T) {
 			path = "/tile/0/"
 		}
 		s.gate.Inject(tlogtest.Path(path), 1, tlogtest.Status(404))
-		s.is(b, monitor.BundleInHistory, "extend the history")
+		s.is(b, monitor.BundleNotChecked, "extends the history")
 	})
 }
 

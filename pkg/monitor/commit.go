@@ -181,6 +181,12 @@ func (s *runState) listed() map[tlog.ID]state.Listed {
 	return maps.Clone(s.doc.Listed)
 }
 
+func (s *runState) imported() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doc.Imported
+}
+
 func (s *runState) listedBy() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

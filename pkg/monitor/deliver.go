@@ -331,7 +331,7 @@ func (d *delivery) record(ctx context.Context, b outbox, sink string, acked []st
 			if mine(p) {
 				p.Errors = maps.Clone(p.Errors)
 				if slices.Contains(acked, p.Alert) {
-					p.Taken = true
+					p.Taken = p.Taken || d.tells(sink)
 					p.Sinks = without(p.Sinks, sink)
 					delete(p.Errors, sink)
 				} else {
@@ -347,6 +347,12 @@ func (d *delivery) record(ctx context.Context, b outbox, sink string, acked []st
 		}
 		return left
 	})
+}
+
+// tells says whether people hear of what a sink took. A file of identities tells nobody:
+// as long as another sink has the alert pending, it is not taken.
+func (d *delivery) tells(sink string) bool {
+	return !slices.ContainsFunc(d.r.Sinks, func(s notify.Sink) bool { return s.Name() == sink && !notify.Tells(s) })
 }
 
 // dropUnknown takes sinks that are no longer configured out of a box, and says so.
@@ -366,7 +372,8 @@ func (d *delivery) dropUnknown(b outbox) {
 				}
 			}
 			if len(p.Sinks) == 0 && !p.Taken {
-				// Nobody has been told: it goes to those that are configured now.
+				// Nobody has been told: it goes to those that are configured now. A file of
+				// identities may so get its lines again.
 				p.Sinks = d.r.sinksFor(report.Class(p.Class))
 			}
 			if len(p.Sinks) > 0 {

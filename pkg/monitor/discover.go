@@ -105,23 +105,36 @@ func (m *Monitor) openOne(c config.Log, decisions []state.Decision) (tlog.Log, e
 	return tiles.New(m.Client, tiles.Config{Type: c.Type, URL: c.URL, Origin: c.Origin, ID: c.ID, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
 }
 
+// probeTime bounds the question which protocol a log speaks: the other logs wait for
+// the answer.
+const probeTime = 30 * time.Second
+
 // probe finds out which protocol a log speaks that the trusted root lists without
 // saying so: the one in which it serves a checkpoint that its key signed.
 func (m *Monitor) probe(ctx context.Context, c config.Log, decisions []state.Decision) (tlog.Type, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
 	candidates := []tlog.Type{tlog.StaticCT, tlog.RFC6962}
 	if c.Kind == config.Rekor {
 		candidates = []tlog.Type{tlog.RekorV2, tlog.RekorV1}
 	}
-	failures := []error{fmt.Errorf("nothing says which protocol the log at %s speaks, and it was asked in vain", c.URL)}
-	for _, t := range candidates {
-		c.Type = t
-		err := m.answers(ctx, c, decisions)
-		if err == nil {
+	failures := make([]error, len(candidates))
+	var wg sync.WaitGroup
+	for i, t := range candidates {
+		wg.Go(func() {
+			asked := c
+			asked.Type = t
+			failures[i] = m.answers(ctx, asked, decisions)
+		})
+	}
+	wg.Wait()
+	for i, t := range candidates {
+		if failures[i] == nil {
 			return t, nil
 		}
-		failures = append(failures, fmt.Errorf("as %s: %w", t, err))
+		failures[i] = fmt.Errorf("as %s: %w", t, failures[i])
 	}
-	return "", errors.Join(failures...)
+	return "", fmt.Errorf("nothing says which protocol the log at %s speaks, and it was asked in vain: %w; %w", c.URL, failures[0], failures[1])
 }
 
 // answers says whether a log serves what its key signed, in the protocol c.Type.

@@ -146,7 +146,7 @@ func (w *logRun) unverified(u *tlog.Unverified) error {
 // dark lets a retired log that was read to its end go: one notice, no error.
 func (w *logRun) dark(err error) error {
 	var gone *tlog.Unavailable
-	if err == nil || w.st == nil || w.st.read().Retired == nil {
+	if err = w.darkListed(err); err == nil || w.st == nil || w.st.read().Retired == nil {
 		return err
 	}
 	if !errors.As(err, &gone) && w.log != nil {
@@ -231,7 +231,7 @@ func (r *run) sayHealth() error {
 		}
 		if !r.refused {
 			d.Services = servicesWatched(d)
-			if listed, by := r.remembered(); by != "" {
+			if listed, by := r.remembered(); len(listed) > 0 {
 				d.Listed, d.ListedBy = listed, by
 			}
 		}
@@ -299,7 +299,7 @@ func (r *run) closing() (context.Context, context.CancelFunc) {
 
 // firstRunNotes are said with the first health alert of all.
 func (r *run) firstRunNotes() []string {
-	if !r.doc.first || r.refused {
+	if !r.doc.first || r.refused || r.baselines() == 0 {
 		return nil
 	}
 	notes := []string{"This is the first run: what each log holds now is taken as the baseline. From here on its history is proven, run by run."}
@@ -309,14 +309,19 @@ func (r *run) firstRunNotes() []string {
 	return append(notes, "A log shows us what it shows us: a view forked for us alone cannot be seen without witnesses.")
 }
 
-// firstRunHeadline titles the mail of the first run, if nothing is wrong.
-func (r *run) firstRunHeadline() string {
-	n := 0
+// baselines is how many logs this run saw first.
+func (r *run) baselines() (n int) {
 	for _, l := range r.result.Logs {
 		if l.Status == StatusBaseline {
 			n++
 		}
 	}
+	return n
+}
+
+// firstRunHeadline titles the mail of the first run, if nothing is wrong.
+func (r *run) firstRunHeadline() string {
+	n := r.baselines()
 	switch {
 	case !r.doc.first || n == 0:
 		return ""

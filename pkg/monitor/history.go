@@ -63,12 +63,11 @@ func (m *Monitor) History(ctx context.Context) (*History, error) {
 	now := m.Now().UTC()
 	r := &run{Monitor: &own, started: now, work: ctx, doc: &runState{doc: doc}, listed: doc.Listed, health: newHealth(now, cfg.Patience)}
 	r.sortDecisions(decisions, nil)
-	r.goOn()
 	h := &History{Trust: a.status, run: r, held: make(map[tlog.ID]error), logs: make(map[tlog.ID]*past)}
 	if a.err != nil {
 		h.TrustError = a.err.Error()
 	}
-	for _, f := range r.sameKeys() {
+	for _, f := range r.resume() {
 		h.held[f.id] = f.err
 	}
 	return h, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
 )
 
 // ImportedCheckpoint is a checkpoint that another monitor saved: a signed note, a CT
@@ -58,11 +59,16 @@ func (m *Monitor) Import(ctx context.Context, checkpoints []ImportedCheckpoint) 
 	own.Config = a.cfg
 	r.Monitor = &own
 	found, failed := r.discover(r.work, r.doc.known(), r.keys)
-	var starts []*logRun
+	var starts, again []*logRun
 	for _, c := range checkpoints {
 		w, err := r.importer(c, found, failed)
 		if err != nil {
 			return nil, err
+		}
+		if w.st.read().Writer != "" { // an import that was cut short got this far
+			imported = append(imported, Imported{File: c.File, Log: w.info.ID, Origin: w.st.read().Origin, Size: w.st.read().Start})
+			again = append(again, w)
+			continue
 		}
 		if slices.ContainsFunc(starts, func(other *logRun) bool { return other.info.ID == w.info.ID }) {
 			return nil, fmt.Errorf("%s: a second checkpoint of log %s: give the newest one", c.File, w.info.ID)
@@ -71,6 +77,11 @@ func (m *Monitor) Import(ctx context.Context, checkpoints []ImportedCheckpoint) 
 	}
 	keep, cancel := r.keep()
 	defer cancel()
+	for _, w := range again {
+		if err := w.name(keep); err != nil {
+			return imported, err
+		}
+	}
 	for _, w := range starts {
 		if err := w.save(keep); err != nil {
 			return imported, err
@@ -97,8 +108,11 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 		return nil, err
 	}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool), source: c.File}
-	_, err = r.State.LoadLog(r.work, w.info.ID)
-	if _, known := r.doc.known()[w.info.ID]; known || err == nil {
+	there, err := r.State.LoadLog(r.work, w.info.ID)
+	if _, known := r.doc.known()[w.info.ID]; err == nil && there.Start == from && there.Checkpoint == string(cp.Note) {
+		w.st = w.newState(there)
+		return w, nil
+	} else if known || err == nil {
 		return nil, fmt.Errorf("%s: log %s (%s) has state already, and goes on from there: import into new state", c.File, w.info.ID, cp.Origin)
 	} else if !errors.Is(err, state.ErrNotExist) {
 		return nil, err
@@ -205,6 +219,11 @@ func (w *logRun) save(ctx context.Context) error {
 	if err := w.st.commit(ctx, func(d *state.Log) { d.Coverage = string(w.cfg.Coverage) }); err != nil {
 		return err
 	}
+	return w.name(ctx)
+}
+
+// name makes run.json name an imported log.
+func (w *logRun) name(ctx context.Context) error {
 	return w.doc.commit(ctx, func(d *state.Run) {
 		logs := maps.Clone(d.Logs)
 		if logs == nil {
@@ -212,5 +231,15 @@ func (w *logRun) save(ctx context.Context) error {
 		}
 		logs[w.info.ID] = w.info.URL
 		d.Logs = logs
+		if tree, ok := w.log.(*rekorv1.Tree); ok {
+			if base, err := tree.Offset(); err == nil {
+				imported := maps.Clone(d.Imported)
+				if imported == nil {
+					imported = make(map[string]uint64)
+				}
+				imported[w.info.URL] = base + w.st.read().Start
+				d.Imported = imported
+			}
+		}
 	})
 }

@@ -2,8 +2,10 @@ package monitor_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,5 +135,31 @@ func TestAnImportOfWhatNoLogSignedOrNoLongerShowsWritesNothing(t *testing.T) {
 				t.Errorf("got\n%s\nwant four baselines", got)
 			}
 		})
+	}
+}
+
+func TestATreeThatCameAfterTheImportedCheckpointIsReadFromItsFirstEntry(t *testing.T) {
+	s := newSigstore(t)
+	s.issue()
+	s.rotate(nil) // an older tree, which the other monitor had read
+	s.issue()
+	saved := s.saved()[:1]
+	s.issue()
+	s.rotate(nil)
+	s.issue()
+	s.issue()
+	if _, err := s.monitor().Import(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range s.want(monitor.ExitFindings).Logs {
+		if l.Type == tlog.RekorV1 {
+			got = append(got, fmt.Sprintf("%s %d of %d", l.Status, l.Entries, l.Size))
+		}
+	}
+	slices.Sort(got)
+	// The imported one is read on, the one before is not, and the one after from 0.
+	if want := []string{"baseline 0 of 1", "baseline 2 of 2", "retired 1 of 2"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

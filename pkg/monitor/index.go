@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -73,15 +74,13 @@ type (
 func (w *logRun) readIndex(v tlog.Verdict) error {
 	tree, ok := w.log.(*rekorv1.Tree)
 	if !ok {
-		return fmt.Errorf("coverage: index is for rekor-v1, this log is of type %s; set coverage: full or consistency", w.info.Type)
+		return errNoIndex(w.info)
 	}
 	if _, err := w.Config.Rules.CheckQueries(); err != nil {
 		return err
 	}
 	queries, uncovered := w.Config.Rules.Queries()
-	if n := len(uncovered); n > 0 {
-		w.note("its search index does not cover all rules: %s%s", uncovered[0], andMore(n))
-	}
+	defer w.noteUncovered(uncovered) // after what is new in this run
 	if err := w.startIndex(v.Trusted, queries); err != nil {
 		return err
 	}
@@ -104,11 +103,14 @@ func (w *logRun) note(format string, args ...any) {
 	}
 }
 
-func andMore(n int) string {
-	if n == 1 {
-		return ""
+// noteUncovered says each rule, or part of one, that the index cannot be asked for (P9).
+func (w *logRun) noteUncovered(uncovered []string) {
+	for i, text := range uncovered {
+		if left := len(uncovered) - i; left > 1 && len(w.result.Notes) == maxNotes-1 {
+			text += fmt.Sprintf(" (and %d more: see whosigned check)", left-1)
+		}
+		w.note("its search index does not cover %s", text)
 	}
-	return fmt.Sprintf(" (and %d more)", n-1)
 }
 
 func all[T any](s []T) []int {
@@ -186,11 +188,7 @@ func (x *indexRun) from(doc *state.Log, h rekorv1.Hit) uint64 {
 
 // read asks the index and settles what it lists and was not settled before.
 func (x *indexRun) read(doc *state.Log) error {
-	asked := make([]rekorv1.Query, len(x.queries))
-	for i, q := range x.queries {
-		asked[i] = rekorv1.Query{Field: q.Field, Value: q.Value, Format: q.Format}
-	}
-	found := x.tree.Search(x.work, asked)
+	found := x.tree.Search(x.work, inRekor(x.queries))
 	x.others(found.Others)
 	hits := slices.DeleteFunc(slices.Clone(found.Hits), func(h rekorv1.Hit) bool { return doc.Index.Seen.Has(h.Leaf) })
 	if err := x.settle(doc, x.rotated(hits)); err != nil {
@@ -328,16 +326,15 @@ func (x *indexRun) finish(hits []rekorv1.Hit) error {
 // notAsked is the error for queries that were not answered in full.
 func (x *indexRun) notAsked(failed []error) error {
 	var first error
-	n := 0
+	n, unsaid := 0, false
 	for i, err := range failed {
 		if err == nil {
 			continue
 		}
 		if errors.Is(err, rekorv1.ErrNoSubjects) {
-			// That does not change by asking again: the rest is still best effort, and
-			// this is said every day.
-			x.health.atOnce("log:"+string(x.info.ID)+":index-subjects", x.say("%v: rules by subjects that are no email addresses are not covered here", err),
-				"watch the CT logs in full, where every certificate is, or coverage: full")
+			// Nobody here can change that, and the rest is still best effort: it is said once,
+			// and in each run's result.
+			unsaid = !x.st.read().Index.NoSubjects
 			x.note("%v: subjects that are no email addresses are not asked for", err)
 			continue
 		}
@@ -345,10 +342,80 @@ func (x *indexRun) notAsked(failed []error) error {
 			first = fmt.Errorf("%s: %w", x.queries[i], err)
 		}
 	}
+	if unsaid {
+		first = errors.Join(first, x.sayNoSubjects())
+	}
 	if n == 0 {
-		return nil
+		return first
 	}
 	return fmt.Errorf("its search index did not answer for %d of %s (its history was checked); the first, %w", n, values(len(failed)), first)
+}
+
+// IndexPlan is what a search index answered when `whosigned check` asked it.
+type IndexPlan struct {
+	Values int    `json:"values"` // that a run asks for
+	Asked  string `json:"asked"`  // the one that was asked for, as in "email \"a@b.c\""
+	Listed int    `json:"listed"` // entries of this tree that are listed for it
+	// Warning is what cannot be asked for at this server, and will not be.
+	Warning string `json:"warning,omitempty"`
+}
+
+// askIndex asks a tree's search index for the first value that the rules watch for.
+// Whether the server takes subjects shows with the first of those, if there is one.
+func (r *run) askIndex(ctx context.Context, l tlog.Log) (*IndexPlan, error) {
+	tree, ok := l.(*rekorv1.Tree)
+	if !ok {
+		return nil, errNoIndex(l.Info())
+	}
+	if _, err := r.Config.Rules.CheckQueries(); err != nil {
+		return nil, err
+	}
+	queries, _ := r.Config.Rules.Queries()
+	asked := queries[:1]
+	if i := slices.IndexFunc(queries, func(q watch.Query) bool { return q.Field == "subject" }); i > 0 {
+		asked = []watch.Query{queries[0], queries[i]}
+	}
+	found := tree.Search(ctx, inRekor(asked))
+	p := &IndexPlan{Values: len(queries), Asked: asked[0].String()}
+	for i, err := range found.Failed {
+		switch {
+		case errors.Is(err, rekorv1.ErrNoSubjects):
+			p.Warning = fmt.Sprintf("%v: rules by subjects that are no email addresses are not covered here", err)
+		case err != nil:
+			return nil, fmt.Errorf("its search index does not answer for %s: %w", asked[i], err)
+		}
+	}
+	for _, h := range found.Hits {
+		if slices.Contains(h.Queries, 0) {
+			p.Listed++
+		}
+	}
+	return p, nil
+}
+
+func errNoIndex(info tlog.Info) error {
+	return fmt.Errorf("coverage: index is for rekor-v1, this log is of type %s; set coverage: full or consistency", info.Type)
+}
+
+// inRekor are queries as package rekorv1 has them.
+func inRekor(queries []watch.Query) []rekorv1.Query {
+	asked := make([]rekorv1.Query, len(queries))
+	for i, q := range queries {
+		asked[i] = rekorv1.Query{Field: q.Field, Value: q.Value, Format: q.Format}
+	}
+	return asked
+}
+
+func (x *indexRun) sayNoSubjects() error {
+	ctx, cancel := x.keep()
+	defer cancel()
+	return x.st.commit(ctx, func(d *state.Log) {
+		next := *d.Index
+		next.NoSubjects = true
+		d.Index = &next
+		d.Notices = append(d.Notices, x.notice("%v: rules by subjects that are no email addresses are not covered here. "+
+			"The CT logs have every certificate: watch them in full, and set coverage: consistency here if that is enough", rekorv1.ErrNoSubjects))
+	})
 }
 
 // others says that the index lists entries of trees that the service does not have.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -392,6 +393,91 @@ func TestRulesThatTheIndexCannotBeAskedForAreRefusedOrSaid(t *testing.T) {
 	l = logOf(t, w.run(), v1Origin)
 	if len(l.Notes) != 1 || !strings.Contains(l.Notes[0], `rule "ours": subject glob`) {
 		t.Errorf("notes %q", l.Notes)
+	}
+}
+
+func TestEachRuleThatTheIndexDoesNotCoverIsNoted(t *testing.T) {
+	for _, tc := range []struct {
+		globs, notes int
+		last         string
+	}{{3, 3, "host3.example"}, {20, 20, "host20.example"}, {25, 20, "(and 5 more: see whosigned check)"}} {
+		w := indexWorld(t, "0")
+		w.extra = strings.TrimSuffix(watchExact(mine), "]\n")
+		for i := range tc.globs {
+			w.extra += fmt.Sprintf(", {name: glob %d, subject: {glob: \"*@host%d.example\"}}", i+1, i+1)
+		}
+		w.extra += "]\n"
+		w.others(1)
+		l := logOf(t, w.want(monitor.ExitClean), v1Origin)
+		if len(l.Notes) != tc.notes || !strings.Contains(l.Notes[0], `rule "glob 1"`) || !strings.Contains(l.Notes[tc.notes-1], tc.last) {
+			t.Errorf("%d rules: %d notes %q, want %d of which the last says %q", tc.globs, len(l.Notes), l.Notes, tc.notes, tc.last)
+		}
+	}
+}
+
+func TestCheckSaysWhatTheIndexLeavesUncoveredOfLogsOfTheTrustedRoot(t *testing.T) {
+	s := newSigstore(t)
+	s.v1.Index().On()
+	s.items = fmt.Sprintf("  - {url: %q, coverage: index}\n", s.v1URL)
+	s.tune = func(m *monitor.Monitor) {
+		cfg, err := config.Parse(filepath.Join(s.dir, "whosigned.yaml"), fmt.Appendf(nil,
+			"state: file:///unused\ntrust: {tuf: %q, root: tuf-root.json}\nwatch: [{name: a, subject: {exact: %q}}, {name: b, subject: {glob: \"*@b.example\"}}, {name: c, issuer: {exact: i}}]\nlogs:\n  - discover: all\n%s",
+			s.tuf.URL, mine, s.items))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Config = cfg
+	}
+	m := s.monitor()
+	c, err := m.Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range []string{"b", "c"} {
+		if !slices.ContainsFunc(c.Warnings[c.Configured:], func(w string) bool {
+			return strings.Contains(w, "coverage: index does not cover rule \""+rule+"\"")
+		}) {
+			t.Errorf("nothing is said of rule %s: %q, of which %d are the configuration's own", rule, c.Warnings, c.Configured)
+		}
+	}
+	if !slices.Equal(c.Warnings[:c.Configured], m.Config.Warnings) {
+		t.Errorf("the first %d warnings are %q, want the configuration's own %q", c.Configured, c.Warnings[:c.Configured], m.Config.Warnings)
+	}
+}
+
+func TestCheckAsksTheIndex(t *testing.T) {
+	look := func(w *world) (*monitor.Checked, monitor.LogPlan) {
+		t.Helper()
+		c, err := w.monitor().Check(t.Context())
+		if err != nil || len(c.Logs) != 1 {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return c, c.Logs[0]
+	}
+	w := indexWorld(t, "0")
+	w.extra = watchExact(other, mine)
+	w.email()
+	w.email()
+	w.mine()
+	before := w.v1.Requests()["POST /api/v1"+searchPath]
+	c, l := look(w)
+	if want := (monitor.IndexPlan{Values: 2, Asked: `email "` + other + `"`, Listed: 2}); l.Index == nil || *l.Index != want || !c.OK() {
+		t.Errorf("got %+v, error %q; want %+v", l.Index, l.Error, want)
+	}
+	if n := w.v1.Requests()["POST /api/v1"+searchPath] - before; n != 3 {
+		t.Errorf("%d searches, want 2 and a probe", n)
+	}
+	w.v1.Index().BeforeSubjects()
+	if c, l = look(w); !c.OK() || l.Index == nil || !strings.Contains(l.Index.Warning, "rules by subjects that are no email addresses are not covered here") {
+		t.Errorf("before v1.5.4: %+v, error %q", l.Index, l.Error)
+	}
+	w.v1.Index().Off()
+	if c, l = look(w); c.OK() || !strings.Contains(l.Error, "501") {
+		t.Errorf("without an index: OK %v, error %q", c.OK(), l.Error)
+	}
+	w.v1.Inject(tlogtest.Path(searchPath), 0, tlogtest.Status(404))
+	if c, l = look(w); c.OK() || !strings.Contains(l.Error, "404") {
+		t.Errorf("behind a proxy that hides it: OK %v, error %q", c.OK(), l.Error)
 	}
 }
 

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
+	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -32,7 +34,8 @@ type logRun struct {
 	clear     bool             // and every leaf up to it could be read
 	archived  []uint64         // sizes that this run was the first to archive
 	source    string           // of an import
-	served    time.Time        // when the newest tree head served was signed; CT only
+	issuers   *issuers
+	served    time.Time // when the newest tree head served was signed; CT only
 }
 
 // watchLog does all that a run does about one log. Whatever goes wrong stays with
@@ -80,6 +83,9 @@ func (w *logRun) watch(loaded func()) error {
 	verdict, err := w.audit.Advance(w.work, trusted)
 	if verdict.Served != nil {
 		w.served = verdict.Served.Time
+		if w.info.Type == tlog.StaticCT { // its name is known from its first checkpoint on
+			w.info.Origin = verdict.Served.Origin
+		}
 	}
 	if err != nil && !w.fresh {
 		// What was archived and not judged must not be taken for our history later.
@@ -288,9 +294,9 @@ func (w *logRun) start(cp tlog.Checkpoint) (start uint64, why string) {
 	switch {
 	case w.decision(state.TakeBaseline) != nil:
 		return cp.Size, "new baseline: " + w.decision(state.TakeBaseline).Reason
-	case w.cfg.Discovered && w.listed[w.info.ID].Later:
+	case w.cfg.Discovered && !w.cfg.Start.Given && w.listedLater():
 		return 0, "" // the trusted root came to list it while we watched
-	case w.services[w.info.URL]:
+	case w.services[w.info.URL], w.sinceImport():
 		return 0, ""
 	case w.info.Type == tlog.RekorV2 && !w.cfg.Discovered && !w.cfg.Start.Given && w.hasSibling():
 		return 0, "" // a further shard: what it took before we were told of it counts
@@ -298,6 +304,23 @@ func (w *logRun) start(cp tlog.Checkpoint) (start uint64, why string) {
 		return cp.Size, "reading starts at the head"
 	}
 	return min(w.cfg.Start.Index, cp.Size), "reading starts at the configured index"
+}
+
+func (w *logRun) listedLater() bool {
+	key, _, _ := strings.Cut(string(w.info.ID), "-")
+	return w.listed[tlog.ID(key)].Later
+}
+
+// sinceImport says whether this is a tree that its service rotated to after another
+// monitor had saved the checkpoint that watching goes on from.
+func (w *logRun) sinceImport() bool {
+	after, imported := w.doc.imported()[w.info.URL]
+	tree, ok := w.log.(*rekorv1.Tree)
+	if !imported || !ok {
+		return false
+	}
+	base, err := tree.Offset()
+	return err == nil && base >= after
 }
 
 // hasSibling says whether another Rekor v2 shard was watched before this run.

@@ -12,7 +12,6 @@ import (
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
-	"github.com/whosigned/whosigned/pkg/tlog/rekorv1"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -26,15 +25,17 @@ type LogPlan struct {
 	Coverage config.Coverage `json:"coverage"`
 	Size     uint64          `json:"size"`
 	From     uint64          `json:"from"`         // where reading goes on, or would begin
-	To       uint64          `json:"to,omitempty"` // of a scan: the index after its last entry
+	To       uint64          `json:"to,omitempty"` // of a scan: the index after its last entry; From if it has none here
 	Known    bool            `json:"known"`        // it has state already
 	// Discovered: it is watched because the trusted root lists it. Retired: that says
 	// that it takes no more entries.
-	Discovered bool   `json:"discovered,omitempty"`
-	Retired    bool   `json:"retired,omitempty"`
-	Plan       *Plan  `json:"plan,omitempty"`
-	Refused    string `json:"refused,omitempty"`
-	Error      string `json:"error,omitempty"`
+	Discovered bool  `json:"discovered,omitempty"`
+	Retired    bool  `json:"retired,omitempty"`
+	Plan       *Plan `json:"plan,omitempty"`
+	// Index is what the service's search index answered, under coverage: index.
+	Index   *IndexPlan `json:"index,omitempty"`
+	Refused string     `json:"refused,omitempty"`
+	Error   string     `json:"error,omitempty"`
 }
 
 // Checked is what `whosigned check` finds out. Its JSON is a stable interface.
@@ -52,6 +53,9 @@ type Checked struct {
 	TrustError string   `json:"trustError,omitempty"`
 	Problems   []string `json:"problems,omitempty"` // what is asked for and not in the trusted root
 	Warnings   []string `json:"warnings,omitempty"`
+	// Configured is how many of the warnings, the first ones, the configuration had when
+	// it was read.
+	Configured int `json:"-"`
 }
 
 // OK says whether a run could do its job.
@@ -86,11 +90,12 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	c := &Checked{
 		Config: m.Config.Path, State: m.Config.State, Scan: m.Config.Scan, Rules: m.Config.Rules.Describe(), Sinks: []string{},
 		CAs: m.Config.Chains.Len(), Warnings: append(slices.Clone(m.Config.Warnings), m.unrouted()...), Logs: []LogPlan{},
+		Configured: len(m.Config.Warnings),
 	}
 	for _, s := range m.Sinks {
 		c.Sinks = append(c.Sinks, s.Name())
 	}
-	r := &run{Monitor: m, work: ctx, last: context.WithoutCancel(ctx), services: map[string]bool{}, doc: &runState{doc: doc}}
+	r := &run{Monitor: m, work: ctx, last: context.WithoutCancel(ctx), started: m.Now().UTC(), services: map[string]bool{}, doc: &runState{doc: doc}, health: newHealth(m.Now().UTC(), m.Config.Patience)}
 	for _, url := range doc.Services {
 		r.services[url] = true
 	}
@@ -110,11 +115,11 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 	own := *m
 	own.Config = a.cfg
 	r.Monitor = &own
-	r.doc.doc.Listed, r.listed = doc.Listed, doc.Listed
-	for i := range own.Config.Logs {
-		if l := &own.Config.Logs[i]; l.Type == "" {
-			l.Type = doc.Listed[l.ID].Type
-		}
+	c.Warnings = append(c.Warnings, excluded(own.Config)...)
+	var held []notFound
+	if !a.blind {
+		r.list()
+		held = r.resume()
 	}
 	c.CAs = own.Config.Chains.Len()
 	for _, w := range own.Config.Warnings {
@@ -126,48 +131,52 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 		c.Problems = append(c.Problems, p.String())
 	}
 	found, failed := own.discover(ctx, doc.Logs, r.keys)
+	failed = append(failed, held...)
+	if c.Scan != nil {
+		for i, p := range own.parts(ctx, *c.Scan, found, failed) {
+			c.Logs = append(c.Logs, own.scanAt(ctx, found[i], p))
+		}
+		found = nil
+	}
 	for _, l := range found {
 		c.Logs = append(c.Logs, r.lookAt(ctx, l))
 	}
 	for _, f := range failed {
+		if f.cfg.Discovered && f.cfg.Retired && f.id == "" && !errors.As(f.err, new(*tlog.Unverified)) {
+			// As a run has it: there is nothing to be done about it.
+			c.Warnings = append(c.Warnings, fmt.Sprintf("%s takes no more entries, as the trusted root says, and does not answer: %v", f.url, f.err))
+			continue
+		}
 		c.Logs = append(c.Logs, LogPlan{ID: f.id, Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Error: f.err.Error()})
 	}
 	return c, nil
 }
 
-func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
+// planned asks a log for its checkpoint; without one the plan has the error.
+func planned(ctx context.Context, l watched) (LogPlan, tlog.Checkpoint) {
 	info := l.Info()
 	p := LogPlan{ID: info.ID, Origin: info.Origin, Type: info.Type, URL: info.URL, TreeID: info.TreeID, Coverage: l.cfg.Coverage, Discovered: l.cfg.Discovered, Retired: l.cfg.Retired}
 	cp, err := l.Checkpoint(ctx)
 	if err != nil {
 		p.Error = err.Error()
-		return p
+		return p, cp
 	}
 	p.Size, p.Origin = cp.Size, cp.Origin
-	if scan := r.Config.Scan; scan != nil {
-		p.From = scan.Start
-		if base, end, err := r.span(ctx, l); err == nil && (base > 0 || info.Type == tlog.RekorV1 && !info.Active) {
-			// One of several trees of a service: the range counts over all of them.
-			p.From = max(scan.Start, base) - base
-			p.To = max(p.From, min(max(scan.End, base), end)-base)
-			if scan.End == 0 {
-				p.To = max(p.From, end-base)
-			}
-			plan := r.Monitor.plan(info, p.From, p.To)
-			p.Plan = &plan
-			return p
-		}
-		if p.To, err = (Look{From: scan.Start, To: scan.End}).within(cp.Size); err != nil {
-			p.Error = err.Error()
-			return p
-		}
-		plan := r.Monitor.plan(info, p.From, p.To)
-		p.Plan = &plan
+	return p, cp
+}
+
+func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
+	info := l.Info()
+	p, cp := planned(ctx, l)
+	if p.Error != "" {
 		return p
 	}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: info}
 	p.From, _ = w.start(cp)
-	doc, err := r.State.LoadLog(ctx, info.ID)
+	doc, err := (*state.Log)(nil), state.ErrNotExist
+	if r.State != nil { // before the first apply, say, nothing names it
+		doc, err = r.State.LoadLog(ctx, info.ID)
+	}
 	switch _, known := r.doc.doc.Logs[info.ID]; {
 	case err == nil:
 		p.Known = true
@@ -182,11 +191,16 @@ func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 		p.Error = err.Error()
 		return p
 	}
-	if l.cfg.Coverage == config.Full {
+	switch l.cfg.Coverage {
+	case config.Full:
 		plan := r.Monitor.plan(info, p.From, cp.Size)
 		p.Plan = &plan
 		if err := plan.refuse(); err != nil && !l.cfg.AcceptLag {
 			p.Refused = err.Error()
+		}
+	case config.Index:
+		if p.Index, err = r.askIndex(ctx, l.Log); err != nil {
+			p.Error = err.Error()
 		}
 	}
 	return p
@@ -207,9 +221,16 @@ func (l Look) within(size uint64) (to uint64, err error) {
 		to = size
 	}
 	if l.From > to || to > size {
-		return 0, fmt.Errorf("range [%d, %d) is not within the log's %d entries", l.From, to, size)
+		return 0, l.beyond(fmt.Sprintf("the log's %d entries", size))
 	}
 	return to, nil
+}
+
+func (l Look) beyond(what string) error {
+	if l.To == 0 {
+		return fmt.Errorf("range [%d, end) is not within %s", l.From, what)
+	}
+	return fmt.Errorf("range [%d, %d) is not within %s", l.From, l.To, what)
 }
 
 // Scan reads the leaves of a look, each proven against the log's newest signed
@@ -219,94 +240,11 @@ func (m *Monitor) Scan(ctx context.Context, look Look) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := own.find(ctx, look.Log)
+	l, err := own.find(ctx, look.Log, a)
 	if err != nil {
 		return nil, err
 	}
 	return own.scanOne(ctx, l, look, a), nil
-}
-
-// ScanConfigured is Scan of the range that the configuration asks for with startIndex
-// and endIndex, in every log. In a Rekor v1 service these count over all of its trees,
-// as they do for rekor-monitor.
-func (m *Monitor) ScanConfigured(ctx context.Context) (*Result, error) {
-	own, a, err := m.looking(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var all *Result
-	add := func(one *Result) {
-		if all == nil {
-			all = one
-		} else {
-			all.Add(one)
-		}
-	}
-	found, failed := own.discover(ctx, nil, nil)
-	reach := make(map[string]uint64) // the global index after the last entry, by service
-	var bases []uint64
-	for _, l := range found {
-		base, end, err := own.span(ctx, l)
-		bases = append(bases, base)
-		if err != nil {
-			failed = append(failed, notFound{id: l.Info().ID, url: l.Info().URL, typ: l.Info().Type, cfg: l.cfg, err: err})
-			continue
-		}
-		reach[l.Info().URL] = max(reach[l.Info().URL], end)
-	}
-	scan := *m.Config.Scan
-	for i, l := range found {
-		info := l.Info()
-		end, known := reach[info.URL]
-		to := scan.End
-		if to == 0 {
-			to = end
-		}
-		if !known || info.Type != tlog.RekorV1 || scan.Start > to || to > end {
-			// One log's own range, or an error that scanOne puts into words.
-			if known && (info.Type != tlog.RekorV1 || bases[i] == 0) {
-				add(own.scanOne(ctx, l, Look{From: scan.Start, To: scan.End}, a))
-			}
-			continue
-		}
-		_, last, err := own.span(ctx, l)
-		if lo, hi := max(scan.Start, bases[i]), min(to, last); err == nil && lo < hi {
-			add(own.scanOne(ctx, l, Look{From: lo - bases[i], To: hi - bases[i]}, a))
-		}
-	}
-	for _, f := range failed {
-		r := &run{Monitor: own, started: own.Now().UTC()}
-		add(r.failedScan(f, a))
-	}
-	if all == nil {
-		return nil, errors.New("there is no log to scan")
-	}
-	place := func(l LogResult) int {
-		return slices.IndexFunc(own.Config.Logs, func(c config.Log) bool { return c.URL == l.URL })
-	}
-	slices.SortStableFunc(all.Logs, func(a, b LogResult) int { return cmp.Compare(place(a), place(b)) })
-	return all, nil
-}
-
-// span is the range of indexes that startIndex and endIndex count in a log.
-func (m *Monitor) span(ctx context.Context, l watched) (from, to uint64, err error) {
-	cp, err := l.Checkpoint(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	if tree, ok := l.Log.(*rekorv1.Tree); ok {
-		if from, err = tree.Offset(); err != nil {
-			return 0, 0, err
-		}
-	}
-	return from, from + cp.Size, nil
-}
-
-func (r *run) failedScan(f notFound, a *anchor) *Result {
-	r.result = Result{Version: r.Version, Started: r.started, Finished: r.Now().UTC(), Findings: []watch.Finding{}, Incidents: []IncidentResult{}, Health: []ConditionResult{}, Trust: a.status,
-		Logs: []LogResult{{ID: f.id, Type: f.typ, URL: f.url, Coverage: config.Full, Status: StatusError, Error: f.err.Error()}}}
-	r.result.settle()
-	return &r.result
 }
 
 // looking is the monitor under the trusted root of now.
@@ -318,6 +256,24 @@ func (m *Monitor) looking(ctx context.Context) (*Monitor, *anchor, error) {
 	}
 	own := *m
 	own.Config = a.cfg
+	if m.State == nil {
+		return &own, a, nil
+	}
+	// What earlier runs and operators know of keys holds for a look, too.
+	doc, err := m.State.LoadRun(ctx)
+	if errors.Is(err, state.ErrNotExist) {
+		return &own, a, nil
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("state: %w", err)
+	}
+	decisions, err := m.State.Decisions(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("decisions: %w", err)
+	}
+	r := &run{Monitor: &own, work: ctx, started: m.Now().UTC(), doc: &runState{doc: doc}, health: newHealth(m.Now().UTC(), m.Config.Patience)}
+	r.sortDecisions(decisions, nil)
+	r.list()
+	a.held, a.keys = r.resume(), r.keys
 	return &own, a, nil
 }
 
@@ -370,7 +326,7 @@ func (w *logRun) look(look Look) error {
 	}
 	reader := w.audit.Reader(w.work, cp, frontier, to)
 	defer func() { reader.Close() }()
-	m := newMatcher(w.last, w.Config, w.info, w.workers)
+	m := w.matcher()
 	m.end = func(leaves, findings, unparsed int) bool {
 		return leaves >= w.SliceEntries || findings >= sliceFindings
 	}
@@ -398,8 +354,9 @@ func (w *logRun) look(look Look) error {
 }
 
 // find opens the one configured log that name means: its ID, origin or URL.
-func (m *Monitor) find(ctx context.Context, name string) (watched, error) {
-	found, failed := m.discover(ctx, nil, nil)
+func (m *Monitor) find(ctx context.Context, name string, a *anchor) (watched, error) {
+	found, failed := m.discover(ctx, nil, a.keys)
+	failed = append(failed, a.held...)
 	var match, all []string
 	var hit watched
 	for _, l := range found {

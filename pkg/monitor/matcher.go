@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/entry"
@@ -51,7 +53,7 @@ type matcher struct {
 	info    tlog.Info
 	rules   *watch.Rules
 	chains  *trust.Chains
-	ctx     context.Context // for what has to be fetched to check a finding
+	issuers *issuers
 	workers workers
 	// end says, after each batch, whether the slice shall end.
 	end func(leaves, findings, unparsed int) bool
@@ -69,8 +71,49 @@ type matcher struct {
 	held     int // bytes, see maxHeld
 }
 
-func newMatcher(ctx context.Context, cfg *config.Config, info tlog.Info, w workers) *matcher {
-	return &matcher{info: info, rules: cfg.Rules, chains: cfg.Chains, ctx: ctx, workers: w, saw: func(int) {}}
+func newMatcher(cfg *config.Config, info tlog.Info, w workers, x *issuers) *matcher {
+	return &matcher{info: info, rules: cfg.Rules, chains: cfg.Chains, issuers: x, workers: w, saw: func(int) {}}
+}
+
+// What a log may take of a run's time for the certificates beside its leaves: it
+// invents as many leaves that fit a rule as it likes, and all logs share the workers.
+const (
+	issuerTime  = 5 * time.Second  // one look
+	issuersTime = 10 * time.Second // looks in vain, together
+)
+
+// issuers gets what a CT log serves beside the leaves of findings.
+type issuers struct {
+	ctx      context.Context
+	one, all time.Duration
+	lost     atomic.Int64 // time spent in vain
+}
+
+func (r *run) newIssuers() *issuers {
+	return &issuers{ctx: r.work, one: r.issuerTime, all: r.issuersTime}
+}
+
+// local is what is there without asking the log.
+func (x *issuers) local(leaf tlog.Leaf) tlog.Submission {
+	offline, cancel := context.WithCancel(x.ctx)
+	cancel()
+	sub, _ := leaf.Submission(offline)
+	return sub
+}
+
+// fetch gets everything beside a leaf, or as much as can be had.
+func (x *issuers) fetch(leaf tlog.Leaf) (tlog.Submission, error) {
+	if x.lost.Load() >= int64(x.all) {
+		return x.local(leaf), errors.New("the log did not give the certificates beside other leaves, and is not asked again in this run")
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(x.ctx, x.one)
+	defer cancel()
+	sub, err := leaf.Submission(ctx)
+	if err != nil {
+		x.lost.Add(int64(time.Since(began)))
+	}
+	return sub, err
 }
 
 // trusted checks the certificate of a signer that fits a rule against the CAs.
@@ -82,11 +125,26 @@ func (m *matcher) trusted(leaf tlog.Leaf, s *entry.Signer) (watch.Trust, string)
 		return m.trustedPrecertificate(leaf, s)
 	}
 	trusted, _, err := m.chains.Check(s.Certificate, s.Chain)
-	if !trusted && leaf.Submission != nil {
-		// The CAs that are known may want links that the log has, or some of them.
-		if sub, _ := leaf.Submission(m.ctx); len(sub.Chain) > 0 {
-			trusted, _, err = m.chains.Check(s.Certificate, sub.Chain)
-		}
+	if trusted || leaf.Submission == nil {
+		return verdict(trusted, err)
+	}
+	// The CAs that are known may want links that the log has.
+	return m.linked(leaf, func(chain [][]byte) (bool, error) {
+		trusted, _, err := m.chains.Check(s.Certificate, chain)
+		return trusted, err
+	})
+}
+
+// linked checks a certificate with the chain that the log serves beside the leaf, as
+// far as it is needed. That a part of it cannot be had does not make it untrusted.
+func (m *matcher) linked(leaf tlog.Leaf, check func(chain [][]byte) (bool, error)) (watch.Trust, string) {
+	if trusted, _ := check(m.issuers.local(leaf).Chain); trusted {
+		return watch.Trusted, ""
+	}
+	sub, lost := m.issuers.fetch(leaf)
+	trusted, err := check(sub.Chain)
+	if !trusted && lost != nil {
+		return watch.Unknown, fmt.Sprintf("the certificates beside the leaf cannot be had: %v", lost)
 	}
 	return verdict(trusted, err)
 }
@@ -108,16 +166,15 @@ func (m *matcher) trustedPrecertificate(leaf tlog.Leaf, s *entry.Signer) (watch.
 	if leaf.Submission == nil {
 		return watch.Unknown, "there is no precertificate to check"
 	}
-	sub, err := leaf.Submission(m.ctx)
-	if err != nil && len(sub.Precertificate) == 0 {
-		return watch.Unknown, fmt.Sprintf("the precertificate cannot be had: %v", err)
-	}
-	if err := s.CheckPrecertificate(sub.Precertificate); err != nil {
+	pre := m.issuers.local(leaf).Precertificate
+	if err := s.CheckPrecertificate(pre); err != nil {
 		return watch.Untrusted, fmt.Sprintf("what the log serves as the precertificate is not what it committed to: %v", err)
 	}
-	s.Certificate = sub.Precertificate
-	trusted, _, err := m.chains.CheckPrecertificate(sub.Precertificate, s.IssuerKeyHash, sub.Chain)
-	return verdict(trusted, err)
+	s.Certificate = pre
+	return m.linked(leaf, func(chain [][]byte) (bool, error) {
+		trusted, _, err := m.chains.CheckPrecertificate(pre, s.IssuerKeyHash, chain)
+		return trusted, err
+	})
 }
 
 // Visit implements tlog.Visitor.
@@ -180,7 +237,7 @@ func (m *matcher) flush() {
 	if len(m.batch) == 0 {
 		return
 	}
-	batch := m.batch
+	batch, large := m.batch, m.bytes > 2*batchBytes
 	m.batch, m.bytes = make([]tlog.Leaf, 0, batchLeaves), 0
 	m.seen += len(batch)
 	m.saw(m.seen)
@@ -197,6 +254,11 @@ func (m *matcher) flush() {
 		m.unparsed = append(m.unparsed, bad...)
 		m.held += held
 	})
+	if large {
+		// A leaf of megabytes takes several times that to parse. Until it is parsed no
+		// more is read, and of all logs only this one has the lane for chunks of its size.
+		m.wg.Wait()
+	}
 }
 
 func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unparsed, held int) {
@@ -207,19 +269,21 @@ func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unpa
 		if m.info.Type == tlog.StaticCT && err == nil {
 			err = misplaced(leaf)
 		}
+		if e != nil {
+			for _, f := range m.rules.Match(e, trusted) {
+				findings = append(findings, m.locate(f, leaf))
+				held += len(leaf.Data) + 1
+			}
+		}
 		if err != nil {
 			u := unparsed{leaf: leaf, err: err}
 			errors.As(err, &u.kind)
-			// The buffer that the leaf lies in is as large as its bundle.
-			u.leaf.Data, u.leaf.Submission = bytes.Clone(leaf.Data), nil
+			// The buffer that the leaf lies in is as large as its bundle. A leaf that is most
+			// of that ends the slice: there is room for it, but not for both.
+			if u.leaf.Submission = nil; len(leaf.Data) < tlog.MaxChunk/2 {
+				u.leaf.Data = bytes.Clone(leaf.Data)
+			}
 			bad = append(bad, u)
-			held += len(leaf.Data) + 1
-		}
-		if e == nil {
-			continue
-		}
-		for _, f := range m.rules.Match(e, trusted) {
-			findings = append(findings, m.locate(f, leaf))
 			held += len(leaf.Data) + 1
 		}
 	}

@@ -75,6 +75,9 @@ type Monitor struct {
 
 	delivery time.Duration // bounds one delivery to a sink; default deliveryTime
 	hold     time.Duration // default holdTime
+	// issuerTime and issuersTime are what a CT log may take for certificates beside its
+	// leaves; defaults the constants of the name.
+	issuerTime, issuersTime time.Duration
 }
 
 // Limits and delays of the design.
@@ -115,6 +118,9 @@ func (m *Monitor) defaults() {
 	}
 	if m.hold == 0 {
 		m.hold = holdTime
+	}
+	if m.issuerTime == 0 {
+		m.issuerTime, m.issuersTime = issuerTime, issuersTime
 	}
 	if m.Logger == nil {
 		m.Logger = slog.New(slog.DiscardHandler)
@@ -167,6 +173,7 @@ func (m *Monitor) Run(ctx context.Context) (*Result, error) {
 	held := r.anchor(r.work)
 	found, failed := r.discover(r.work, r.doc.known(), r.keys)
 	failed = append(failed, held...)
+	r.standStill(found)
 	r.notWatched(found, failed)
 	for _, f := range failed {
 		r.failedLog(f)

@@ -130,7 +130,7 @@ type AlertsResult struct {
 	// Failed is each sink's last refusal in this run.
 	Failed map[string]string `json:"failed,omitempty"`
 
-	untaken int // pending alerts that no sink took
+	untaken int // pending alerts that no sink took, but for a file that tells nobody
 }
 
 // Add makes r the result of what other did, too.

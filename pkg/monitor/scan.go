@@ -240,9 +240,9 @@ func (w *logRun) sayWhere(ctx context.Context, a *report.Alert) {
 			w.warnf("%s", w.say("where the certificate of index %d was found before is unknown: %v", f.Index, err))
 			continue
 		}
-		if first.Log != here.Log && first.At.Before(w.started) {
-			a.Notes = append(a.Notes, fmt.Sprintf("The certificate of index %d was alerted before: the run of %s found it at index %d of log %s.",
-				f.Index, first.At.Format(time.RFC3339), first.Index, first.Log))
+		if first.Log != here.Log {
+			a.Notes = append(a.Notes, fmt.Sprintf("The certificate of index %d is also at index %d of log %s, found by the run of %s.",
+				f.Index, first.Index, first.Log, first.At.Format(time.RFC3339)))
 		}
 	}
 }
@@ -303,7 +303,12 @@ func counted(n int) string {
 	return fmt.Sprintf("%d entries", n)
 }
 
-func (w *logRun) matcher() *matcher { return newMatcher(w.last, w.Config, w.info, w.workers) }
+func (w *logRun) matcher() *matcher {
+	if w.issuers == nil {
+		w.issuers = w.newIssuers() // what was asked in vain counts for the whole run
+	}
+	return newMatcher(w.Config, w.info, w.workers, w.issuers)
+}
 
 // bound ends a slice of m that begins now at its limits, or with the budget.
 func (w *logRun) bound(m *matcher) {

@@ -495,3 +495,17 @@ func TestMalformedCTLeavesAreMatchedAsFarAsTheyGoAndReported(t *testing.T) {
 		t.Errorf("the wrong index is not reported: %q", s.subjects())
 	}
 }
+
+func TestALogOfTheTrustedRootWhoseKeyIsUnknownIsAHealthCondition(t *testing.T) {
+	s := newSigstore(t)
+	s.root.CT[1].Raw = "AAAA"
+	s.publishRoot()
+	s.issue()
+	res := s.want(monitor.ExitClean)
+	if len(res.Logs) != 3 {
+		t.Errorf("got %d logs, want the other 3", len(res.Logs))
+	}
+	if s.mails("what is logged there is not seen") != 1 || s.mails(s.staticURL) == 0 {
+		t.Errorf("nobody was told which log is not watched: %q", s.subjects())
+	}
+}

@@ -2,16 +2,13 @@ package monitor
 
 import (
 	"context"
-	"encoding/hex"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/state"
-	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/trust"
 )
 
@@ -22,6 +19,8 @@ type anchor struct {
 	err      error            // why it is not "ok"
 	blind    bool             // there is no trusted root at all: which logs there are is not known
 	problems []config.Problem // what the configuration asks for and the trusted root does not have
+	held     []notFound       // logs that a look cannot open, because their key is another than before
+	keys     []state.Decision // keys that operators accepted, for a look
 	saved    *state.Trust
 	metadata *trust.Metadata
 }
@@ -51,6 +50,7 @@ func (m *Monitor) anchored(ctx context.Context) *anchor {
 			if corrupt := (*state.CorruptError)(nil); errors.As(err, &corrupt) {
 				a.status = TrustDamaged
 			}
+			a.cfg = m.Config.WithoutRoot()
 			return a
 		}
 	}
@@ -58,6 +58,7 @@ func (m *Monitor) anchored(ctx context.Context) *anchor {
 	a.metadata, a.err, a.status = metadata, err, trustStatus(err)
 	if root == nil {
 		a.blind = true
+		a.cfg = m.Config.WithoutRoot()
 		return a
 	}
 	a.cfg, a.problems = m.Config.Resolve(root)
@@ -101,16 +102,41 @@ func (r *run) anchor(ctx context.Context) (held []notFound) {
 		r.failf("%s", p)
 		r.health.atOnce(fmt.Sprintf("trust:%s:%d", p.Key, p.Line), p.String(), "correct the configuration, or wait until the trusted root lists the log")
 	}
-	if a.blind {
-		return nil
+	for _, text := range a.cfg.Unusable {
+		sum := sha256.Sum256([]byte(text))
+		r.health.atOnce(fmt.Sprintf("trust:unusable:%x", sum[:6]), "of the trusted root, "+text+"; what is logged there is not seen",
+			"a newer release of whosigned may know it; if it is a private trusted root, correct it")
+	}
+	for _, text := range excluded(a.cfg) {
+		r.warnf("%s", text)
 	}
 	if r.relisted {
 		for _, l := range r.Config.Logs {
 			r.services[l.URL] = true
 		}
 	}
+	if a.blind {
+		return nil
+	}
 	r.list()
-	return r.sameKeys()
+	held = r.resume()
+	if len(r.Config.Logs)+len(held) == 0 {
+		r.failf("the trusted root lists no log that can be watched")
+	}
+	return held
+}
+
+// excluded names the logs of the trusted root that the configuration leaves out (P9).
+func excluded(cfg *config.Config) (said []string) {
+	for _, l := range cfg.Found {
+		watched := slices.ContainsFunc(cfg.Logs, func(other config.Log) bool {
+			return other.ID == l.ID && other.Kind == l.Kind && (l.ID != "" || other.URL == l.URL)
+		})
+		if !watched {
+			said = append(said, fmt.Sprintf("the log at %s is excluded by the configuration, and not watched", l.URL))
+		}
+	}
+	return said
 }
 
 // sayTrust keeps what was verified, and makes a condition of what is wrong.
@@ -135,9 +161,9 @@ func (r *run) sayTrust(a *anchor) {
 	key, goesOn := "trust:"+name, "; the last verified keys are used"
 	if a.blind {
 		goesOn = "; there are no verified keys from before, so it is not known which logs to watch"
-		r.failf("trust: TUF repository %s: %v%s", name, a.err, goesOn)
+		r.failf("trust: %v%s", a.err, goesOn)
 	}
-	text := fmt.Sprintf("TUF repository %s: %v%s", name, a.err, goesOn)
+	text := fmt.Sprintf("%v%s", a.err, goesOn)
 	switch a.status {
 	case TrustUnreachable:
 		r.health.lasting(key+":unreachable", text, "check the network and the repository's status page")
@@ -148,187 +174,4 @@ func (r *run) sayTrust(a *anchor) {
 	case TrustRejected:
 		r.health.atOnce(key+":rejected", text, "somebody may serve old or forged metadata: compare with the repository from another network, and tell its operator")
 	}
-}
-
-// list holds the logs of the trusted root against those of the last run: one that
-// appears or retires is news.
-func (r *run) list() {
-	before := r.doc.listed()
-	by := "trustedRoot"
-	if r.Config.Trust != nil {
-		by = r.Config.Trust.ID()
-	}
-	first := r.doc.listedBy() != by
-	if first {
-		before = nil
-	}
-	now := make(map[tlog.ID]state.Listed)
-	for _, l := range r.Config.Found {
-		for _, key := range l.Keys {
-			id := tlog.ID(key.Hex())
-			li, known := before[id]
-			if !known {
-				li.Since, li.Later = r.started, !first
-			}
-			if !known && !first {
-				r.health.notice("trust:"+string(id), fmt.Sprintf("the trusted root now lists a log at %s (%s); %s", l.URL, id, r.watchedNow(id)))
-			}
-			if known && l.Retired && !li.Retired {
-				r.health.notice("trust:"+string(id), fmt.Sprintf("the trusted root says that the log at %s (%s) takes no more entries; it is read to its last one, and any that it still takes", l.URL, id))
-			}
-			if known && li.Gone != nil {
-				li.Gone = nil
-				r.health.notice("trust:"+string(id), fmt.Sprintf("the trusted root lists the log at %s (%s) again", l.URL, id))
-			}
-			li.URL, li.Origin, li.Kind, li.Key, li.Retired = l.URL, l.Origin, string(l.Kind), key.PEM(), l.Retired
-			if li.Type == "" {
-				li.Type = l.Type
-			}
-			now[id] = li
-		}
-	}
-	for id, li := range before {
-		if _, still := now[id]; still {
-			continue
-		}
-		if li.Gone == nil {
-			li.Gone = &r.started
-			r.health.notice("trust:"+string(id), fmt.Sprintf("the trusted root no longer lists the log at %s (%s); if it was watched, it is read to its last entry under the key known from before", li.URL, id))
-		}
-		now[id] = li
-	}
-	r.listed, r.listedBy = now, by
-	for i := range r.Config.Logs {
-		l := &r.Config.Logs[i]
-		if li, ok := now[l.ID]; ok && l.Type == "" {
-			l.Type = li.Type
-		}
-		if l.Discovered && l.Type == tlog.RekorV1 && now[tlog.ID(l.Keys[0].Hex())].Type == tlog.RekorV2 {
-			*l = asShard(*l)
-		}
-	}
-	r.goOn()
-}
-
-// asShard makes a Rekor v2 shard of what looks like a Rekor v1 service in the trusted
-// root: with an ECDSA key, both have the hash of the key alone for their ID.
-func asShard(l config.Log) config.Log {
-	l.Type, l.ID, l.Keys = tlog.RekorV2, tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
-	_, l.Origin, _ = strings.Cut(l.URL, "://")
-	if l.Coverage == config.Index {
-		l.Coverage = config.Full
-	}
-	return l
-}
-
-func (r *run) watchedNow(id tlog.ID) string {
-	for _, l := range r.Config.Logs {
-		if l.ID == id {
-			return "it is watched from its first entry on"
-		}
-		if slices.ContainsFunc(l.Keys, func(k tlog.Key) bool { return tlog.ID(k.Hex()) == id }) {
-			return "trees under this key are watched from their first entry on"
-		}
-	}
-	return "it is excluded, and not watched"
-}
-
-// goOn watches logs that were watched and that the trusted root no longer lists.
-func (r *run) goOn() {
-	known := r.doc.known()
-	for _, id := range slices.Sorted(maps.Keys(r.listed)) {
-		li := r.listed[id]
-		key, err := tlog.ParseKeyPEM([]byte(li.Key))
-		if li.Gone == nil || err != nil {
-			continue
-		}
-		key.LogID = logID(id)
-		if li.Type == tlog.RekorV1 {
-			for i := range r.Config.Logs {
-				if l := &r.Config.Logs[i]; l.Type == tlog.RekorV1 && l.URL == li.URL {
-					l.Keys = append(slices.Clone(l.Keys), key)
-				}
-			}
-			continue
-		}
-		if _, watched := known[id]; !watched || slices.ContainsFunc(r.Config.Logs, func(l config.Log) bool { return l.URL == li.URL }) {
-			continue
-		}
-		r.Config.Logs = append(slices.Clone(r.Config.Logs), config.Log{
-			Type: li.Type, Kind: config.Kind(li.Kind), URL: li.URL, ID: id, Keys: []tlog.Key{key}, Origin: li.Origin,
-			Start: config.Start{Head: true}, Coverage: config.Full, Retired: true, Discovered: true, Where: "an earlier trusted root",
-		})
-	}
-}
-
-func logID(id tlog.ID) (raw [32]byte) {
-	b, _ := hex.DecodeString(string(id)) // an ID's form was checked when it was made
-	copy(raw[:], b)
-	return raw
-}
-
-// sameKeys takes logs out of the configuration that the trusted root has under
-// another key than they were watched with: which is the log's is for people to say.
-// A Rekor v1 service may have many keys, each of its trees keeps its own.
-func (r *run) sameKeys() (held []notFound) {
-	known := r.doc.known()
-	now := make(map[tlog.ID]bool)
-	for _, l := range r.Config.Logs {
-		now[l.ID] = true
-	}
-	var logs []config.Log
-	for _, l := range r.Config.Logs {
-		_, watched := known[l.ID]
-		was := formerly(known, now, l.URL)
-		if l.ID == "" || watched || !l.FromRoot || was == "" {
-			logs = append(logs, l)
-			continue
-		}
-		id := l.ID
-		l.ID = was
-		if r.acceptedKey(was, l.Keys[0]) {
-			if old, err := tlog.ParseKeyPEM([]byte(r.doc.listed()[was].Key)); err == nil {
-				l.Keys = append(slices.Clone(l.Keys), old)
-			}
-			logs = append(logs, l)
-			continue
-		}
-		err := fmt.Errorf("the trusted root now has another key for %s (log ID %s): it is not read until that is accepted", l.URL, id)
-		r.health.atOnce("trust:key:"+string(was), err.Error(), fmt.Sprintf(
-			"if the log's operator announced it, save this key to a file and accept it: whosigned accept --config %s --log %s --key FILE --reason '…'\n%s", r.Config.Path, was, l.Keys[0].PEM()))
-		held = append(held, notFound{id: was, url: l.URL, typ: l.Type, cfg: l, err: err})
-	}
-	r.Config.Logs = logs
-	return held
-}
-
-// formerly is the one log that was watched at a URL and is not listed any more.
-func formerly(known map[tlog.ID]string, now map[tlog.ID]bool, url string) tlog.ID {
-	for _, id := range slices.Sorted(maps.Keys(known)) {
-		if known[id] == url && !now[id] && !strings.Contains(string(id), "-") {
-			return id
-		}
-	}
-	return ""
-}
-
-func (r *run) acceptedKey(id tlog.ID, key tlog.Key) bool {
-	return slices.ContainsFunc(r.keys, func(d state.Decision) bool {
-		k, err := tlog.ParseKeyPEM([]byte(d.Key))
-		return d.Log == id && err == nil && k.Same(key)
-	})
-}
-
-// remembered are the listed logs as this run leaves them: with the protocol that each
-// was found to speak.
-func (r *run) remembered() (map[tlog.ID]state.Listed, string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, l := range r.result.Logs {
-		if li, ok := r.listed[l.ID]; ok && li.Type != l.Type && l.Type != "" {
-			li.Type = l.Type
-			r.listed[l.ID] = li
-		}
-	}
-	return r.listed, r.listedBy
 }

@@ -38,7 +38,8 @@ type value struct {
 	oids    []string       // of an extension, dotted
 }
 
-// identity is a line of JSON. Names and order of its members are rekor-monitor's.
+// identity is a line of JSON. Names and order of its members are rekor-monitor's; what
+// it has no like of follows them.
 type identity struct {
 	MatchedIdentity any
 	CertSubject     string
@@ -49,10 +50,19 @@ type identity struct {
 	UUID            string
 	OIDExtension    asn1.ObjectIdentifier
 	ExtensionValue  string
+	Origin          string `json:",omitempty"` // of the log: rekor-monitor watches one, and does not say which
+	Unproven        bool   `json:",omitempty"`
+}
+
+// Tells says whether people hear of what a sink has taken. Nobody does of lines in a file
+// of identities: they are no reason to stop trying to tell somebody.
+func Tells(s Sink) bool {
+	_, file := s.(*identities)
+	return !file
 }
 
 func openIdentities(i config.Identities) (Sink, error) {
-	s := &identities{route: route{name: "identities", classes: []report.Class{report.ClassIdentity, report.ClassTamper}},
+	s := &identities{route: route{name: "identities", classes: []report.Class{report.ClassIdentity}},
 		path: i.Path, json: i.JSON, values: map[string]value{}}
 	if i.Name != "" {
 		s.name = i.Name
@@ -132,10 +142,14 @@ func (s *identities) text(a *report.Alert) []byte {
 		}
 	}
 	if a.Cut > 0 {
-		if s.json {
+		switch {
+		case s.json:
 			return append(fmt.Appendf(text, `{"NotListed":%d,"Object":`, a.Cut), quoted(a.Pointer)+"}\n"...)
+		case a.Pointer == "": // of a scan, which keeps nothing
+			text = fmt.Appendf(text, "%d more findings are not listed here\n", a.Cut)
+		default:
+			text = fmt.Appendf(text, "%d more findings are not listed here: see %s in the state\n", a.Cut, report.Safe(a.Pointer))
 		}
-		text = fmt.Appendf(text, "%d more findings are not listed here: see %s in the state\n", a.Cut, report.Safe(a.Pointer))
 	}
 	return text
 }
@@ -143,7 +157,7 @@ func (s *identities) text(a *report.Alert) []byte {
 // lines are what rekor-monitor shows of a finding: one for each part of the entry
 // that fits the value.
 func (s *identities) lines(f *watch.Finding) []identity {
-	line := identity{Index: f.Index, UUID: f.UUID}
+	line := identity{Index: f.Index, UUID: f.UUID, Origin: f.Origin, Unproven: f.Unproven}
 	if f.LogIndex != nil {
 		line.Index = *f.LogIndex
 	}
@@ -215,7 +229,9 @@ func arcs(dotted string) asn1.ObjectIdentifier {
 	return oid
 }
 
-// render writes a line with its end. What comes from a log cannot begin another.
+// render writes a line with its end. What comes from a log cannot begin another. In
+// words the origin stands where there is no UUID, which says enough of the log; both
+// it and the mark come last, where they move no word of rekor-monitor's.
 func (s *identities) render(i identity) string {
 	if s.json {
 		line, err := json.Marshal(i)
@@ -224,8 +240,15 @@ func (s *identities) render(i identity) string {
 		}
 		return string(line) + "\n"
 	}
+	origin, mark := "", ""
+	if i.UUID == "" {
+		origin = i.Origin
+	}
+	if i.Unproven {
+		mark = "(unproven)"
+	}
 	var words []string
-	for _, word := range []string{i.CertSubject, i.Issuer, i.Fingerprint, i.Subject, strconv.FormatUint(i.Index, 10), i.UUID, i.OIDExtension.String(), i.ExtensionValue} {
+	for _, word := range []string{i.CertSubject, i.Issuer, i.Fingerprint, i.Subject, strconv.FormatUint(i.Index, 10), i.UUID, i.OIDExtension.String(), i.ExtensionValue, origin, mark} {
 		if strings.TrimSpace(word) != "" {
 			words = append(words, report.Safe(word))
 		}

@@ -113,18 +113,61 @@ func readFile(t *testing.T, path string) string {
 func TestOutputIdentitiesTakesFindingsAndNothingElse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ids.txt")
 	sink := identitiesSink(t, path, false)
-	for class, want := range map[report.Class]bool{report.ClassIdentity: true, report.ClassTamper: true, report.ClassHealth: false} {
+	for class, want := range map[report.Class]bool{report.ClassIdentity: true, report.ClassTamper: false, report.ClassHealth: false} {
 		if got := sink.Takes(class); got != want {
 			t.Errorf("class %s: taken %v, want %v", class, got, want)
 		}
 	}
-	tamper := report.Alert{Class: report.ClassTamper, Created: time.Unix(1700000000, 0), Notes: []string{"an incident without findings"}}
-	tamper.Seal()
-	if err := sink.Send(t.Context(), report.Email([]report.Alert{tamper})); err != nil {
+	expected := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Expected: 1}
+	expected.Seal()
+	if err := sink.Send(t.Context(), report.Email([]report.Alert{expected})); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got a file (%v), want none", err)
+	}
+	sinks, err := Open(config.Alerts{Folders: []config.Folder{{Path: t.TempDir()}}}, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Tells(sink) || !Tells(sinks[0]) {
+		t.Errorf("a file of identities tells %v, a folder %v; want that people read the folder only", Tells(sink), Tells(sinks[0]))
+	}
+}
+
+// Which log a line is from rekor-monitor does not say: it watches one. What it says
+// stays where it is, and the origin is added at the end.
+func TestOutputIdentitiesNamesTheLogAndMarksWhatIsUnproven(t *testing.T) {
+	global := uint64(907)
+	findings := []watch.Finding{
+		{Rule: "print", Index: 7, LogIndex: &global, UUID: "f00d", Origin: "rekor.acme.example - 42", Fingerprint: "c0ffee"},
+		{Rule: "print", Index: 8, Origin: "log2025-1.acme.example", Fingerprint: "c0ffee"},
+		{Rule: "extension", Index: 9, Origin: "ct.acme\nforged 1", Unproven: true, Extensions: []watch.Extension{{OID: "1.2.3", Value: "v"}}},
+		{Rule: "print", Index: 7, LogIndex: &global, UUID: "f00d", Origin: "rekor.acme.example - 42", Fingerprint: "c0ffee", Unproven: true},
+	}
+	const known = `,"CertSubject":"","Issuer":"","Fingerprint":"c0ffee","Subject":"","Index":`
+	const matched = `{"MatchedIdentity":{"fingerprint":"c0ffee","type":"fingerprint"}` + known
+	for json, want := range map[bool]string{
+		false: `c0ffee 907 f00d
+c0ffee 8 log2025-1.acme.example
+9 1.2.3 v ct.acme\nforged 1 (unproven)
+c0ffee 907 f00d (unproven)
+`,
+		true: matched + `907,"UUID":"f00d","OIDExtension":null,"ExtensionValue":"","Origin":"rekor.acme.example - 42"}
+` + matched + `8,"UUID":"","OIDExtension":null,"ExtensionValue":"","Origin":"log2025-1.acme.example"}
+{"MatchedIdentity":{"extensionValues":["v"],"oid":[1,2,3],"type":"oidExtension"},"CertSubject":"","Issuer":"","Fingerprint":"","Subject":"","Index":9,"UUID":"","OIDExtension":[1,2,3],"ExtensionValue":"v","Origin":"ct.acme\nforged 1","Unproven":true}
+` + matched + `907,"UUID":"f00d","OIDExtension":null,"ExtensionValue":"","Origin":"rekor.acme.example - 42","Unproven":true}
+`,
+	} {
+		path := filepath.Join(t.TempDir(), "ids")
+		a := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Findings: findings}
+		a.Seal()
+		if _, err := Deliver(t.Context(), identitiesSink(t, path, json), []report.Alert{a}); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(t, path); got != want {
+			t.Errorf("JSON %v: got\n%s\nwant\n%s", json, got, want)
+		}
 	}
 }
 

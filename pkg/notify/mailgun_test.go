@@ -83,7 +83,7 @@ func TestOnly200WithAnIDIsAnAcknowledgementOfMailguns(t *testing.T) {
 		"200 without an ID":   {notifytest.Answer{Status: 200, Body: `{"message": "Queued. Thank you."}`}, true, "it names no message ID"},
 		"202 with an ID":      {notifytest.Answer{Status: 202, Body: `{"id": "<a@b>", "message": "m"}`}, true, "answered 202"},
 		"200, a login page":   {notifytest.Answer{Status: 200, Body: "<html>"}, true, "cannot be read"},
-		"204":                 {notifytest.Answer{Status: 204}, true, "answered 204"},
+		"204":                 {notifytest.Answer{Status: 204}, true, "status 204"},
 		"redirect":            {notifytest.Answer{Status: 307, Header: http.Header{"Location": {"http://127.0.0.1:1/"}}}, true, "answered 307"},
 		"400":                 {notifytest.Answer{Status: 400, Body: `{"message": "from parameter is\u001b[2J not a valid address"}`}, false, `is\u{001b}[2J not`},
 		"401, in plain words": {notifytest.Answer{Status: 401, Body: "Forbidden"}, true, "Forbidden; check MAILGUN_API_KEY"},

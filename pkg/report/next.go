@@ -106,7 +106,7 @@ func whatCouldSign(f *watch.Finding) string {
 		return lead + "the key " + Safe(f.Fingerprint) + ", wherever it is published and trusted."
 	case f.Trusted == watch.Untrusted:
 		return "No account or key of yours is needed to make this certificate. Check that whatever verifies your artifacts rejects it; " +
-			"if the CA is yours, its certificate is missing from trustedRoot, and this counts in full."
+			"if the CA is yours, its certificate is missing from the trusted root or caRootsFile, and this counts in full."
 	case by != "":
 		return lead + "who may change or start " + Safe(by) + ", its permission id-token: write, and the secrets and tokens it can read."
 	default:

@@ -59,13 +59,21 @@ func place(f *watch.Finding) string {
 	if f.Kind != "" {
 		text += ", " + f.Kind
 	}
-	for _, d := range limit(f.Digests, 1) {
+	for _, d := range limit(f.Digests, maxSame) {
 		text += ", artifact " + d
 	}
-	return text + ", leaf hash " + f.LeafHash.String()
+	if f.BestEffort {
+		text += ", by its search index (best effort)"
+	}
+	text += ", leaf hash " + f.LeafHash.String()
+	if f.Link != "" {
+		text += ", " + f.Link
+	}
+	return text
 }
 
-// places are, by the first finding of each certificate, the others of it.
+// places are, by the first finding of each certificate, others of it that are told of
+// there: as many as are shown, and none that is unproven. The rest is told by itself.
 func places(alerts []Alert) (also map[*watch.Finding][]*watch.Finding, told map[*watch.Finding]bool) {
 	also, told = make(map[*watch.Finding][]*watch.Finding), make(map[*watch.Finding]bool)
 	first := make(map[signing]*watch.Finding)
@@ -78,7 +86,7 @@ func places(alerts []Alert) (also map[*watch.Finding][]*watch.Finding, told map[
 			}
 			if of := first[s]; of == nil {
 				first[s] = f
-			} else if of.Log != f.Log && of.Rule == f.Rule {
+			} else if of.Log != f.Log && of.Rule == f.Rule && !of.Unproven && !f.Unproven && len(also[of]) < maxSame {
 				also[of], told[f] = append(also[of], f), true
 			}
 		}

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,5 +68,28 @@ func TestWhatIsNotTheSameSigningIsToldByItself(t *testing.T) {
 	m := Email([]Alert{base, found("rekor", 90, "c1", "c3")})
 	if !strings.Contains(m.Subject, "2 alerts") || strings.Count(m.Text, "Also in") != 1 || strings.Count(m.Text, "Leaf hash") != 2 {
 		t.Errorf("got %s, want a digest in which c1 is one item and c3 another:\n%s", m.Subject, m.Text)
+	}
+}
+
+func TestWhatACertificateSignedIsNotBuriedInItsItem(t *testing.T) {
+	ct, rekor := found("ct", 7, "c1"), found("rekor", 90, slices.Repeat([]string{"c1"}, 30)...)
+	for i := range rekor.Findings {
+		rekor.Findings[i].Digests = []string{fmt.Sprintf("sha256:%064d", i)}
+	}
+	rekor.Seal()
+	m := Email([]Alert{ct, rekor})
+	for _, f := range rekor.Findings {
+		if !strings.Contains(m.Text, f.Digests[0]) || !strings.Contains(m.Text, f.LeafHash.String()) {
+			t.Errorf("index %d: its artifact or its leaf is not named", f.Index)
+		}
+	}
+	if n := strings.Count(m.Text, "Also in"); n != maxSame {
+		t.Errorf("got %d further places in the item, want %d", n, maxSame)
+	}
+	unproven := found("rekor", 90, "c1")
+	unproven.Findings[0].Unproven = true
+	unproven.Seal()
+	if m := Email([]Alert{ct, unproven}); strings.Contains(m.Text, "Also in") || !strings.Contains(m.Text, "do not hash into a root") {
+		t.Errorf("the unproven one is not told by itself:\n%s", m.Text)
 	}
 }

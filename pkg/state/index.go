@@ -24,6 +24,8 @@ type Index struct {
 	Unproven Leaves `json:"unproven,omitempty"`
 	// Earlier counts those settled since it was last said how many.
 	Earlier uint64 `json:"earlier,omitempty"`
+	// NoSubjects: it was said that the server takes email addresses and no other subjects.
+	NoSubjects bool `json:"no_subjects,omitempty"`
 
 	kept
 }

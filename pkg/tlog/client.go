@@ -398,16 +398,18 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 		n, err := resp.Body.Read(data[len(data):cap(data)])
 		data = data[:len(data)+n]
 		if err == io.EOF {
+			if cap(data) > len(data)+len(data)/4 {
+				data = bytes.Clone(data) // callers count what they hold by its length
+			}
 			return data, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		if len(data) == cap(data) {
-			// One byte beyond the limit, so that an answer of just that size ends in EOF.
-			grown := make([]byte, len(data), min(limit+1, int64(2*cap(data))))
-			copy(grown, data)
-			data = grown
+			// Limits are close: what is read ahead has one a little above what such answers
+			// have. One byte beyond it, so that an answer of just that size ends in EOF.
+			data = append(make([]byte, 0, limit+1), data...)
 		}
 	}
 }

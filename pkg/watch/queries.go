@@ -39,69 +39,100 @@ const maxQuery = 512
 // Queries are the values that Rekor v1's search index has to be asked for under
 // these rules, each once, in the order of the rules. Whatever the index lists for
 // them has still to be held against the rules: a rule is asked for by its digests, its
-// keys or its subjects, the first that can be asked for in full, and the index
+// subjects or its keys, the first that can be asked for in full, and the index
 // compares without regard to case.
 //
 // Uncovered says in words, a rule or part of a rule each, what cannot be asked for:
-// subjects that no single text stands for, and rules without digest, key or subject. The
-// index knows no issuers and no extensions, and a key only by the hash of its PEM or
-// armor text, which does not follow from a fingerprint: a rule has to name the key. Of a regular expression that is a
-// plain text, as rekor-monitor's often are, that text is asked for.
+// subjects that no single text stands for, certificates for a key, and rules without
+// digest, key or subject. The index knows no issuers and no extensions. It knows a
+// certificate by the hash of its own text and a key by that of the key's PEM or armor,
+// and neither follows from a fingerprint: a rule has to name the key, and then fits
+// bare keys only. Of a regular expression that is a plain text, as rekor-monitor's often
+// are, that text is asked for.
 //
 // The queries find every entry that the covered part of a rule fits, as far as the
 // index goes: rekor-server v1.5.4 writes it after the log and without waiting, and
 // lists hashedrekord, dsse, intoto, rekord, cose, alpine, rpm and helm entries by the
-// subjects of their first certificate or key ring, but no jar, tuf and rfc3161.
+// subjects of their first certificate or key ring, but no jar, tuf and rfc3161. A
+// hashedrekord entry it lists under the hash of the key's bytes as they were uploaded: a
+// PEM file with CRLF line ends or a further empty line is not found by its key.
+//
+// Attestations (dsse, intoto) are found by the digest of their payload only. The index
+// lists them under the digests of their in-toto subjects as well, but the leaf has the
+// hashes of payload and envelope alone: nothing proves what the subjects were and no
+// rule fits, so such a hit is read, settled and not told of.
 func (r *Rules) Queries() (queries []Query, uncovered []string) {
 	for i := range r.Len() {
-		spec := r.specs[i]
-		if exact := spec.exact(); len(exact) > 0 {
-			for _, q := range exact {
-				if !slices.Contains(queries, q) {
-					queries = append(queries, q)
-				}
-			}
-			continue
-		}
-		if len(spec.Subject) == 0 {
-			uncovered = append(uncovered, fmt.Sprintf("rule %q: %s", spec.Name, unaskable(spec.Clause)))
-			continue
-		}
-		for _, p := range spec.Subject {
-			q, err := p.query()
-			if err != nil {
-				uncovered = append(uncovered, fmt.Sprintf("rule %q: subject %s: %v", spec.Name, p, err))
-			}
-			if q.Value != "" && !slices.Contains(queries, q) {
+		asked, left := r.specs[i].queries()
+		for _, q := range asked {
+			if !slices.Contains(queries, q) {
 				queries = append(queries, q)
 			}
+		}
+		for _, text := range left {
+			uncovered = append(uncovered, fmt.Sprintf("rule %q: %s", r.specs[i].Name, text))
 		}
 	}
 	return queries, uncovered
 }
 
+// queries are those of one rule.
+func (r *Rule) queries() (queries []Query, uncovered []string) {
+	digests, unasked := r.digests()
+	switch {
+	case len(digests) > 0 && len(unasked) == 0:
+		return digests, nil
+	case r.named() && r.Signer == Keys:
+		return r.keys(), nil
+	case len(r.Subject) > 0:
+		return r.subjects()
+	case len(r.Digest) > 0:
+		return digests, unasked
+	case r.named() && r.Signer == AnySigner:
+		return r.keys(), []string{"certificates for its keys, which the search index lists by their own text and not by the key; give the rule a subject, or signer: key if certificates are not meant"}
+	}
+	return nil, []string{r.unaskable()}
+}
+
 // askable are the digests that the index takes.
 var askable = regexp.MustCompile(`\A(sha512:[0-9a-f]{128}|sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40})\z`)
 
-// exact are queries that find all that a rule with digests or keys fits; nil if there
-// are none. Of keys rekor-server lists hashedrekord under the hash of the key's text,
-// dsse and intoto under that hash as a digest.
-func (r *Rule) exact() (queries []Query) {
+// digests are queries for a rule's digests, and what is not one of the index's.
+func (r *Rule) digests() (queries []Query, unasked []string) {
 	for _, p := range r.Digest {
 		text, whole := p.literal()
-		if !whole || !askable.MatchString(text) {
-			queries = nil
-			break
+		if whole && askable.MatchString(text) {
+			queries = append(queries, Query{Field: "hash", Value: text})
+			continue
 		}
-		queries = append(queries, Query{Field: "hash", Value: text})
+		unasked = append(unasked, fmt.Sprintf("digest %s: the search index is asked for whole digests only, sha256:, sha512: or sha1: and lower-case hex", p))
 	}
-	if len(queries) > 0 || len(r.Keys) == 0 || len(r.Keys) < len(r.Fingerprint) {
-		return queries
-	}
+	return queries, unasked
+}
+
+// named: the rule has the text of every key that it watches.
+func (r *Rule) named() bool { return len(r.Keys) > 0 && len(r.Keys) == len(r.Fingerprint) }
+
+// keys are queries for a rule's keys: rekor-server lists hashedrekord under the hash of
+// a key's text, dsse and intoto under that hash as a digest.
+func (r *Rule) keys() (queries []Query) {
 	for _, text := range r.Keys {
 		queries = append(queries, Query{Field: "publicKey", Value: text, Format: "x509"}, Query{Field: "hash", Value: textHash(text)})
 	}
 	return queries
+}
+
+func (r *Rule) subjects() (queries []Query, uncovered []string) {
+	for _, p := range r.Subject {
+		q, err := p.query()
+		if err != nil {
+			uncovered = append(uncovered, fmt.Sprintf("subject %s: %v", p, err))
+		}
+		if q.Value != "" {
+			queries = append(queries, q)
+		}
+	}
+	return queries, uncovered
 }
 
 // CheckQueries says whether coverage: index can do anything for the rules: warnings
@@ -120,9 +151,12 @@ func (r *Rules) CheckQueries() (warnings []string, refused error) {
 	return warnings, fmt.Errorf("coverage: index can ask for none of the %d rules, only for exact subjects, digests and keys; give a rule one, or set coverage: full or consistency", r.Len())
 }
 
-// unaskable says why a rule without a subject cannot be asked for.
-func unaskable(c Clause) string {
-	if len(c.Fingerprint) > 0 {
+// unaskable says why a rule without digest and subject cannot be asked for.
+func (r *Rule) unaskable() string {
+	switch {
+	case r.named(): // of certificates
+		return "it has no subject, and the search index lists certificates by their own text and not by their key"
+	case len(r.Fingerprint) > 0:
 		return "it has no subject, and the search index knows keys by the hash of their text, which does not follow from a fingerprint; name the key under key"
 	}
 	return "it has no subject, and the search index knows neither issuers nor extensions"

@@ -13,6 +13,7 @@ import (
 func TestQueriesAskForExactSubjectsAndSayWhatTheyLeaveOut(t *testing.T) {
 	long := "https://" + strings.Repeat("é", 505)
 	sha := "sha256:" + strings.Repeat("0", 64)
+	pem := []Query{{"publicKey", "PEM", "x509"}, {"hash", "sha256:384fb9a44fabe158be2757b9b8d8f67029f2280fcc1776ab2a53103e6f0c582d", ""}}
 	for name, tc := range map[string]struct {
 		rule      Rule
 		queries   []Query
@@ -41,8 +42,13 @@ func TestQueriesAskForExactSubjectsAndSayWhatTheyLeaveOut(t *testing.T) {
 		"a fingerprint":                 {Rule{Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, nil, "does not follow from a fingerprint"},
 		"a fingerprint and a subject":   {Rule{Clause: Clause{Subject: AnyOf{{Exact, "d"}}, Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, []Query{{"subject", "d", ""}}, ""},
 		"digests":                       {Rule{Digest: AnyOf{{Exact, sha}}, Clause: Clause{Subject: AnyOf{{Glob, "*"}}}}, []Query{{"hash", sha, ""}}, ""},
-		"a digest that is none":         {Rule{Digest: AnyOf{{Exact, "sha256:c0ffee"}}}, nil, "neither issuers nor extensions"},
-		"a key":                         {Rule{Keys: []string{"PEM"}, Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, []Query{{"publicKey", "PEM", "x509"}, {"hash", "sha256:384fb9a44fabe158be2757b9b8d8f67029f2280fcc1776ab2a53103e6f0c582d", ""}}, ""},
+		"a digest that is none":         {Rule{Digest: AnyOf{{Exact, "sha256:c0ffee"}}}, nil, `digest exact "sha256:c0ffee": the search index is asked for whole digests only`},
+		"a digest and a pattern":        {Rule{Digest: AnyOf{{Exact, sha}, {Glob, "sha256:*"}}}, []Query{{"hash", sha, ""}}, `digest glob "sha256:*": the search index is asked for whole digests only`},
+		"no digest, but a subject":      {Rule{Digest: AnyOf{{Glob, "*"}}, Clause: Clause{Subject: AnyOf{{Exact, "d"}}}}, []Query{{"subject", "d", ""}}, ""},
+		"a bare key":                    {Rule{Keys: []string{"PEM"}, Signer: Keys, Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, pem, ""},
+		"a key":                         {Rule{Keys: []string{"PEM"}, Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, pem, "certificates for its keys"},
+		"a key of a certificate":        {Rule{Keys: []string{"PEM"}, Signer: Certificates, Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, nil, "lists certificates by their own text and not by their key"},
+		"a key and a subject":           {Rule{Keys: []string{"PEM"}, Clause: Clause{Subject: AnyOf{{Exact, "d"}}, Fingerprint: AnyOf{{Exact, "c0ffee"}}}}, []Query{{"subject", "d", ""}}, ""},
 		"a key, and a fingerprint":      {Rule{Keys: []string{"PEM"}, Clause: Clause{Fingerprint: AnyOf{{Exact, "c0ffee"}, {Exact, "beef"}}}}, nil, "name the key"},
 		"too long":                      {Rule{Clause: Clause{Subject: AnyOf{{Exact, long}}}}, nil, "it has 513 characters"},
 		"as long as may be":             {Rule{Clause: Clause{Subject: AnyOf{{Exact, long[:len(long)-2]}}}}, []Query{{"subject", long[:len(long)-2], ""}}, ""},

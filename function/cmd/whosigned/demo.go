@@ -161,7 +161,7 @@ func (s *story) configure(v1URL, v2URL string) error {
 		return err
 	}
 	s.cfg = filepath.Join(s.dir, "whosigned.yaml")
-	yaml := fmt.Sprintf(`# What the demo ran with. A real one has https:// URLs and a trustedRoot.
+	yaml := fmt.Sprintf(`# What the demo ran with. A real one has trust: {tuf: public-good}.
 state: ./state
 caRootsFile: ca-root.pem
 caIntermediatesFile: ca-intermediate.pem

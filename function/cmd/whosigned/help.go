@@ -32,11 +32,11 @@ var peerFlags = []moved{
 // peerKeys are the keys of its configuration.
 var peerKeys = []moved{
 	{"monitoredValues", "the same, or watch", "certIdentities, subjects, fingerprints, oidMatchers with\nfulcioExtensions, oidExtensions, customExtensions; expressions are\nunanchored, as there"},
-	{"startIndex, endIndex", "whosigned scan --from N --to M", "in the file they make the run a scan, of both ends and of index 0"},
-	{"outputIdentities", "the same", "lines are appended once an alert is sent, and again after a crash"},
+	{"startIndex, endIndex", "whosigned scan --from N --to M", "in the file they make the run a scan, of both ends and of index 0;\nit writes outputIdentities and identityMetadataFile, and alerts\nnobody"},
+	{"outputIdentities", "the same", "takes findings only; a line may come again after a crash. After its\nfields stand the log's origin (in text where there is no UUID) and,\nin JSON, Origin and Unproven"},
 	{"outputIdentitiesFormat", "the same", "text or json, by the file's name if it is missing"},
-	{"logInfoFile", "state", "see --file"},
-	{"identityMetadataFile", "the same", "of several logs the first Rekor v1 service, else the first log"},
+	{"logInfoFile", "state", "see --file; only the first run reads it; an empty file is none"},
+	{"identityMetadataFile", "the same", "the last entry's index;\nof several logs the first Rekor v1 service, else the first log"},
 	{"githubIssue, gitHubIssue", "alerts: {github: …}", "GITHUB_TOKEN; one issue for each alert, a comment on a repeat"},
 	{"emailNotificationSMTP", "alerts: {email: {via: smtp, …}}", "port 25 with STARTTLS, as there, and it logs in;\nSMTP_USERNAME, SMTP_PASSWORD. SMTPCustomOptions is no YAML"},
 	{"emailNotificationMailgun", "alerts: {email: {via: mailgun, …}}", "MAILGUN_API_KEY"},
@@ -85,6 +85,10 @@ Different on purpose
   - a certificate that does not chain to a trusted CA is reported as untrusted, not
     dropped
   - index 0 can be scanned, and startIndex is scanned too
+  - with startIndex or endIndex nobody is alerted and no state is kept; the files
+    that it asks for are written
+  - outputIdentities is a file, and tells nobody: an alert that only the file took is
+    sent again to the other sinks, and the run fails until one of them took it
   - subjects and fingerprints are looked for in CT logs too
   - an extension that stands twice in a certificate is matched in both places
   - a certificate that rekor-monitor cannot parse is matched by what can be read of it

@@ -19,6 +19,7 @@ import (
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
+	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
 
@@ -90,20 +91,73 @@ func openImporter(f *flags, c *cobra.Command) (importer, *config.Config, error) 
 }
 
 // firstCheckpoint is the checkpoint at the configuration's logInfoFile, from which a
-// first run goes on; none if there is no such file.
+// first run goes on; none if there is no such file, or nothing in it.
 func firstCheckpoint(cfg *config.Config) ([]monitor.ImportedCheckpoint, error) {
-	if cfg.Peer.LogInfo == "" {
-		return nil, nil
-	}
-	saved, err := readCheckpoint(cfg.Peer.LogInfo)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("logInfoFile: %w; to begin without it, remove the file", err)
-	}
-	return []monitor.ImportedCheckpoint{saved}, nil
+	saved, _, err := savedCheckpoint(cfg)
+	return saved, err
 }
+
+// savedCheckpoint is firstCheckpoint, and why there is none where a logInfoFile is named.
+func savedCheckpoint(cfg *config.Config) (saved []monitor.ImportedCheckpoint, why string, err error) {
+	path := cfg.Peer.LogInfo
+	if path == "" {
+		return nil, "", nil
+	}
+	one, err := readCheckpoint(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// To rekor-monitor the same words mean a file in the working directory. Where that is
+		// there, to begin elsewhere would leave out what was logged since.
+		if here, err := filepath.Abs(cfg.Peer.LogInfoName); err == nil && cfg.Peer.LogInfoName != "" {
+			if _, err := os.Stat(here); err == nil {
+				return nil, "", fmt.Errorf("logInfoFile: no such file %s, but there is %s: paths are relative to the configuration, not to the working directory; move the file, or give its absolute path", path, here)
+			}
+		}
+		return nil, fmt.Sprintf("logInfoFile: no such file %s, the first run begins at the head, unless start says otherwise", path), nil
+	case errors.Is(err, errNoCheckpoint): // as rekor-monitor leaves it when it is stopped early
+		return nil, fmt.Sprintf("logInfoFile: %s is empty, the first run begins at the head, unless start says otherwise", path), nil
+	case err != nil:
+		return nil, "", fmt.Errorf("logInfoFile: %w; to begin without it, remove the file", err)
+	}
+	return []monitor.ImportedCheckpoint{one}, "", nil
+}
+
+// startingPoint is what a first run would go on from, as check says it.
+type startingPoint struct {
+	File  string `json:"file"`
+	Entry uint64 `json:"entry,omitempty"` // the index that reading goes on from
+	Note  string `json:"note,omitempty"`  // why there is none
+	Error string `json:"error,omitempty"` // why a run would fail
+}
+
+// startsFrom is nil if no logInfoFile is named, or if what is kept goes before it.
+func startsFrom(ctx context.Context, m *monitor.Monitor) *startingPoint {
+	if m.Config.Peer.LogInfo == "" || m.State == nil || m.Config.Scan != nil {
+		return nil
+	}
+	doc, err := m.State.LoadRun(ctx)
+	if first := errors.Is(err, state.ErrNotExist) || err == nil && len(doc.Logs) == 0 && doc.LastRun.IsZero(); !first {
+		return nil
+	}
+	p := &startingPoint{File: m.Config.Peer.LogInfo}
+	saved, why, err := savedCheckpoint(m.Config)
+	p.Note = why
+	switch {
+	case err != nil:
+		p.Error = err.Error()
+	case len(saved) > 0 && saved[0].STH != nil:
+		p.Entry = saved[0].STH.Size
+	case len(saved) > 0:
+		var cp formats.Checkpoint
+		if _, err := cp.Unmarshal(saved[0].Note); err != nil {
+			p.Error = fmt.Sprintf("logInfoFile: %s: %v", p.File, err)
+		}
+		p.Entry = cp.Size
+	}
+	return p
+}
+
+var errNoCheckpoint = errors.New("no checkpoint in it")
 
 // maxCheckpoints is the size limit of a file of checkpoints, of which rekor-monitor
 // kept a hundred.
@@ -137,7 +191,7 @@ func readCheckpoint(name string) (monitor.ImportedCheckpoint, error) {
 func parseCheckpoint(data []byte) (note []byte, sth *tlog.TreeHead, err error) {
 	text := strings.TrimRight(string(data), " \t\r\n")
 	if text == "" {
-		return nil, nil, errors.New("no checkpoint in it")
+		return nil, nil, errNoCheckpoint
 	}
 	if strings.HasPrefix(text, "{") {
 		sth, err = parseTreeHead(text)
@@ -197,8 +251,9 @@ func parseTreeHead(text string) (*tlog.TreeHead, error) {
 // writeIdentityMetadata writes rekor-monitor's identityMetadataFile after a run: the
 // index of the last entry that was looked at, over all trees for Rekor v1; for a log of
 // RFC 6962 its size, for there rekor-monitor counts one more. It has room for one
-// log: the first Rekor v1 service, else the first log.
-func writeIdentityMetadata(path string, res *monitor.Result) error {
+// log: the first Rekor v1 service, else the first log. After a scan it is the index of
+// the last entry of the range, and nothing if not all of that was read.
+func writeIdentityMetadata(path string, res *monitor.Result, scan *config.Scan) error {
 	var first *monitor.LogResult
 	for i := range res.Logs {
 		l := &res.Logs[i]
@@ -210,9 +265,16 @@ func writeIdentityMetadata(path string, res *monitor.Result) error {
 		return nil
 	}
 	looked := uint64(0)
+	if scan != nil {
+		looked = scan.Start
+	}
 	for _, l := range res.Logs {
 		switch same := l.Type == tlog.RekorV1 && l.URL == first.URL; {
 		case l.ID != first.ID && !same:
+		case scan != nil && l.Error != "":
+			return nil
+		case scan != nil: // its trees follow one another
+			looked += l.Entries
 		case l.Coverage == config.Full:
 			looked += l.Scanned
 		default:
@@ -222,7 +284,7 @@ func writeIdentityMetadata(path string, res *monitor.Result) error {
 	if looked == 0 {
 		return nil
 	}
-	if first.Type != tlog.RFC6962 {
+	if first.Type != tlog.RFC6962 || scan != nil && scan.End > 0 {
 		looked--
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".identity-*") // 0600, as rekor-monitor's

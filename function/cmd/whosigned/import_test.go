@@ -248,11 +248,45 @@ func TestAFirstRunGoesOnFromLogInfoFileIfItIsThere(t *testing.T) {
 	if saved, err := firstCheckpoint(cfg); err != nil || len(saved) != 1 || !bytes.Equal(saved[0].Note, note) {
 		t.Errorf("got %v, %v; want the note", saved, err)
 	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if saved, why, err := savedCheckpoint(cfg); saved != nil || err != nil || !strings.Contains(why, path+" is empty, the first run begins at the head") {
+		t.Errorf("an empty file: got %v, %q, %v; want that it is as none", saved, why, err)
+	}
 	if err := os.WriteFile(path, []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if saved, err := firstCheckpoint(cfg); saved != nil || err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a torn file: got %v, %v; want an error that names it", saved, err)
+	}
+}
+
+// rekor-monitor's paths are relative to the working directory, ours to the configuration.
+func TestALogInfoFileOfTheWorkingDirectoryIsNotPassedOver(t *testing.T) {
+	beside, here := t.TempDir(), t.TempDir()
+	t.Chdir(here)
+	path := filepath.Join(beside, "logInfo.txt")
+	cfg := &config.Config{Peer: config.Peer{LogInfo: path, LogInfoName: "logInfo.txt"}}
+	if saved, why, err := savedCheckpoint(cfg); saved != nil || err != nil || !strings.Contains(why, "no such file "+path+", the first run begins at the head") {
+		t.Errorf("in neither: got %v, %q, %v; want that it is said", saved, why, err)
+	}
+	if err := os.WriteFile("logInfo.txt", []byte("any"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := savedCheckpoint(cfg)
+	for _, want := range []string{path, filepath.Join(here, "logInfo.txt"), "absolute path"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("in the working directory: got %v, want an error with %s", err, want)
+		}
+	}
+	private, _ := newKey(t)
+	line, _ := savedV1(t, private, 9)
+	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if saved, why, err := savedCheckpoint(cfg); len(saved) != 1 || why != "" || err != nil {
+		t.Errorf("in both: got %v, %q, %v; want the one beside the configuration", saved, why, err)
 	}
 }
 
@@ -263,25 +297,31 @@ func TestIdentityMetadataIsRekorMonitors(t *testing.T) {
 		name string
 		logs []monitor.LogResult
 		want string // "" for no file
+		scan *config.Scan
 	}{
 		{"Rekor v1 counts over all trees", []monitor.LogResult{{ID: "c", Type: tlog.StaticCT, URL: "u", Size: 5, Scanned: 5, Coverage: config.Full},
 			{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}, {ID: "b", Type: tlog.RekorV1, URL: "r", Size: 20, Scanned: 10, Coverage: config.Full},
-			{ID: "d", Type: tlog.RekorV1, URL: "other", Size: 7, Scanned: 7, Coverage: config.Full}}, `{"latestIndex":109}`},
-		{"a log that is only proven", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Coverage: config.Consistency}}, `{"latestIndex":99}`},
-		{"Rekor v2", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":99}`},
-		{"RFC 6962", []monitor.LogResult{{ID: "a", Type: tlog.RFC6962, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":100}`},
-		{"nothing read", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Coverage: config.Full}}, ""},
-		{"no log", nil, ""},
+			{ID: "d", Type: tlog.RekorV1, URL: "other", Size: 7, Scanned: 7, Coverage: config.Full}}, `{"latestIndex":109}`, nil},
+		{"a log that is only proven", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Coverage: config.Consistency}}, `{"latestIndex":99}`, nil},
+		{"Rekor v2", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":99}`, nil},
+		{"RFC 6962", []monitor.LogResult{{ID: "a", Type: tlog.RFC6962, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":100}`, nil},
+		{"nothing read", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Coverage: config.Full}}, "", nil},
+		{"no log", nil, "", nil},
+		{"a scan over two trees", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Scanned: 100, Entries: 10, Coverage: config.Full},
+			{ID: "b", Type: tlog.RekorV1, URL: "r", Size: 20, Scanned: 5, Entries: 5, Coverage: config.Full}}, `{"latestIndex":104}`, &config.Scan{Start: 90, End: 105}},
+		{"a scan to the end of a second tree", []monitor.LogResult{{ID: "b", Type: tlog.RekorV1, URL: "r", Size: 20, Scanned: 20, Entries: 15, Coverage: config.Full}}, `{"latestIndex":119}`, &config.Scan{Start: 105}},
+		{"a scan of RFC 6962", []monitor.LogResult{{ID: "a", Type: tlog.RFC6962, URL: "r", Size: 100, Scanned: 20, Entries: 20, Coverage: config.Full}}, `{"latestIndex":19}`, &config.Scan{End: 20}},
+		{"a scan that broke off", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Scanned: 20, Entries: 10, Coverage: config.Full, Error: "e"}}, "", &config.Scan{Start: 10, End: 30}},
 	} {
 		os.Remove(path)
-		if err := writeIdentityMetadata(path, &monitor.Result{Logs: tc.logs}); err != nil {
+		if err := writeIdentityMetadata(path, &monitor.Result{Logs: tc.logs}, tc.scan); err != nil {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		if got, err := os.ReadFile(path); string(got) != tc.want || (err != nil) != (tc.want == "") {
 			t.Errorf("%s: got %q, %v; want %q", tc.name, got, err, tc.want)
 		}
 	}
-	if err := writeIdentityMetadata(filepath.Join(path, "below"), &monitor.Result{Logs: []monitor.LogResult{{ID: "a", Size: 1, Scanned: 1, Coverage: config.Full}}}); err == nil {
+	if err := writeIdentityMetadata(filepath.Join(path, "below"), &monitor.Result{Logs: []monitor.LogResult{{ID: "a", Size: 1, Scanned: 1, Coverage: config.Full}}}, nil); err == nil {
 		t.Error("a path that cannot be written: got no error")
 	}
 }

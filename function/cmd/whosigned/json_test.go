@@ -103,14 +103,22 @@ version string
 trust string
 warnings[] string
 `},
-		{"check", monitor.Checked{}, `
+		{"check", checkedAll{}, `
 certificateAuthorities number
 config string
+firstCheckpoint.entry number
+firstCheckpoint.error string
+firstCheckpoint.file string
+firstCheckpoint.note string
 logs[].coverage string
 logs[].discovered bool
 logs[].error string
 logs[].from number
 logs[].id string
+logs[].index.asked string
+logs[].index.listed number
+logs[].index.values number
+logs[].index.warning string
 logs[].known bool
 logs[].origin string
 logs[].plan.backlog number
@@ -243,7 +251,7 @@ func shape(t reflect.Type, path string) []string {
 		for _, f := range reflect.VisibleFields(t) {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			switch {
-			case name == "-" || name == "" && !f.IsExported():
+			case name == "-" || name == "" && (!f.IsExported() || f.Anonymous): // those of an embedded one are visible too
 				continue
 			case name == "":
 				name = f.Name

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
+	"github.com/whosigned/whosigned/pkg/notify"
+	"github.com/whosigned/whosigned/pkg/report"
 )
 
 func newScan() *cobra.Command {
@@ -54,7 +60,8 @@ func (f *flags) scan(c *cobra.Command, m *monitor.Monitor, look monitor.Look) (*
 }
 
 // scanAll is for a configuration with startIndex or endIndex: a look at that range of
-// each log, and one result of all.
+// each log, and one result of all. Of what rekor-monitor does then the files are
+// written, and people are not alerted.
 func (f *flags) scanAll(c *cobra.Command, m *monitor.Monitor) error {
 	bar := f.progress(c)
 	m.Progress = bar.update
@@ -63,7 +70,82 @@ func (f *flags) scanAll(c *cobra.Command, m *monitor.Monitor) error {
 	if err != nil {
 		return err
 	}
+	failing(all, writeIdentities(c.Context(), m, all))
+	failing(all, writeIdentityMetadata(m.Config.Peer.Metadata, all, m.Config.Scan))
 	return f.print(c, all)
+}
+
+// writeIdentities gives what a scan found to outputIdentities.
+func writeIdentities(ctx context.Context, m *monitor.Monitor, res *monitor.Result) error {
+	var alerts []report.Alert
+	cut := 0
+	for _, l := range res.Logs {
+		a := report.Alert{
+			Class: report.ClassIdentity, Created: res.Finished, Log: l.ID, Origin: l.Origin, LogType: l.Type,
+			From: l.Scanned - min(l.Scanned, l.Entries), To: l.Scanned, Expected: l.Expected, Config: m.Config.Path,
+		}
+		for _, found := range res.Findings {
+			if found.Log == l.ID && !found.Expected {
+				a.Findings = append(a.Findings, found)
+			}
+		}
+		a.Cut = l.Findings - l.Expected - len(a.Findings)
+		if cut += a.Cut; len(a.Findings)+a.Cut > 0 {
+			a.Seal()
+			alerts = append(alerts, a)
+		}
+	}
+	var errs []error
+	for _, sink := range m.Sinks {
+		if notify.Tells(sink) {
+			continue
+		}
+		// What was found before an interruption was found.
+		if _, err := notify.Deliver(context.WithoutCancel(ctx), sink, alerts); err != nil {
+			errs = append(errs, fmt.Errorf("outputIdentities: %w", err))
+		}
+		if cut > 0 {
+			errs = append(errs, fmt.Errorf("outputIdentities: %d findings are not in it, for one scan lists no more than %d; scan smaller ranges", cut, len(res.Findings)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkedAll is what check prints as JSON.
+type checkedAll struct {
+	*monitor.Checked
+	// FirstCheckpoint is what a first run would take over from rekor-monitor.
+	FirstCheckpoint *startingPoint `json:"firstCheckpoint,omitempty"`
+}
+
+// printSinks is printChecked, but a scan's sink is outputIdentities, and no other.
+func printSinks(c *cobra.Command, m *monitor.Monitor, checked *monitor.Checked) {
+	files := m.Config.Alerts.Identities
+	if checked.Scan == nil || len(files) == 0 {
+		printChecked(c.OutOrStdout(), checked)
+		return
+	}
+	others := *checked
+	others.Sinks = slices.DeleteFunc(slices.Clone(checked.Sinks), func(name string) bool {
+		return slices.ContainsFunc(files, func(i config.Identities) bool { return i.Name == name })
+	})
+	printChecked(c.OutOrStdout(), &others)
+	for _, i := range files {
+		printer{c.OutOrStdout()}.line("identities     are written to %s", i.Path)
+	}
+}
+
+func printStart(c *cobra.Command, first *startingPoint) {
+	p := printer{c.OutOrStdout()}
+	switch {
+	case first == nil:
+	case first.Error != "":
+		p.line("first run      error: %s", first.Error)
+	case first.Note != "":
+		warn(c, first.Note)
+	default:
+		p.line("first run      goes on from %s, entry %d: of the log that signed it, not from where reading would begin otherwise", first.File, first.Entry)
+	}
 }
 
 func newCheck() *cobra.Command {
@@ -89,14 +171,16 @@ the configuration is wrong.`,
 			if err != nil {
 				return err
 			}
+			first := startsFrom(c.Context(), m)
 			if f.json {
-				if err := printJSON(c.OutOrStdout(), checked); err != nil {
+				if err := printJSON(c.OutOrStdout(), checkedAll{checked, first}); err != nil {
 					return err
 				}
 			} else {
-				printChecked(c.OutOrStdout(), checked)
+				printSinks(c, m, checked)
+				printStart(c, first)
 			}
-			if !checked.OK() {
+			if !checked.OK() || first != nil && first.Error != "" {
 				return &exitError{status: monitor.ExitFailed}
 			}
 			return nil

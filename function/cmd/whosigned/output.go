@@ -64,7 +64,11 @@ const maxShown = 50
 func printResult(w io.Writer, r *monitor.Result) {
 	p := printer{w}
 	if r.Trust != "" && r.Trust != monitor.TrustOK {
-		p.line("trust     %s: the last verified keys are used", r.Trust)
+		goesOn := ""
+		if len(r.Logs) > 0 {
+			goesOn = ": the last verified keys are used"
+		}
+		p.line("trust     %s%s", r.Trust, goesOn)
 	}
 	for _, l := range r.Logs {
 		name := l.Origin
@@ -145,6 +149,9 @@ func read(l *monitor.LogResult) string {
 	if l.Findings > 0 {
 		found = fmt.Sprintf("%d found, %d of them expected", l.Findings, l.Expected)
 	}
+	if l.Coverage == config.Index {
+		return fmt.Sprintf("size %d · by its search index, best effort · %d new · %s", l.Size, l.Entries, found)
+	}
 	return fmt.Sprintf("size %d · read up to %d · %d new · %s", l.Size, l.Scanned, l.Entries, found)
 }
 
@@ -179,15 +186,27 @@ func (p printer) findings(r *monitor.Result) {
 }
 
 func (p printer) finding(f watch.Finding) {
+	// A precertificate has no fingerprint but its key's.
+	signer := strings.TrimSpace(f.SignerType + " " + f.Fingerprint)
+	if f.Fingerprint == "" && f.KeyFingerprint != "" {
+		signer = f.SignerType + " key " + f.KeyFingerprint
+	}
 	who := f.Subject
-	if who == "" {
-		who = f.SignerType + " key " + f.Fingerprint
+	switch {
+	case who != "":
+	case f.SignerType == "":
+		who = "nobody that the entry names"
+	default:
+		who = f.SignerType + " key " + cmp.Or(f.Fingerprint, f.KeyFingerprint)
 	}
-	unproven := ""
+	labels := ""
 	if f.Unproven {
-		unproven = " (unproven)"
+		labels = " (unproven)"
 	}
-	p.line("\nFOUND%s: rule %s: signed as %s", unproven, f.Rule, who)
+	if f.BestEffort {
+		labels += " (by the search index, best effort)"
+	}
+	p.line("\nFOUND%s: rule %s: signed as %s", labels, f.Rule, who)
 	p.line("  %s %s at index %d of %s", f.Kind, f.Version, f.Index, f.Origin)
 	if f.Issuer != "" {
 		p.line("  issuer %s · chain trusted: %s", f.Issuer, string(f.Trusted))
@@ -197,7 +216,9 @@ func (p printer) finding(f watch.Finding) {
 			p.line("  workflow %s", e.Value)
 		}
 	}
-	p.line("  %s %s", f.SignerType, f.Fingerprint)
+	if signer != "" {
+		p.line("  %s", signer)
+	}
 	if len(f.Digests) > 0 {
 		p.line("  artifact %s", strings.Join(f.Digests, " "))
 	}
@@ -245,6 +266,8 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 			continue
 		}
 		switch {
+		case c.Scan != nil && l.From == l.To:
+			p.line("  size         %d; none of its entries are among those of the SCAN", l.Size)
 		case c.Scan != nil:
 			p.line("  size         %d; SCAN of entries [%d, %d)", l.Size, l.From, l.To)
 		case l.Coverage == config.Consistency:
@@ -255,6 +278,12 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 			p.line("  size         %d; reading goes on at index %d", l.Size, l.From)
 		default:
 			p.line("  size         %d; reading would begin at index %d", l.Size, l.From)
+		}
+		if i := l.Index; i != nil {
+			p.line("  index        is asked for %d values; for %s it lists %d entries of this log", i.Values, i.Asked, i.Listed)
+			if i.Warning != "" {
+				p.line("  warning      %s", i.Warning)
+			}
 		}
 		if l.Plan != nil {
 			p.line("  cost         %s", *l.Plan)
@@ -269,6 +298,10 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 	}
 	p.line("sinks          %s", sinks)
 	p.line("CAs            %d", c.CAs)
+	// The configuration's own were printed when it was read.
+	for _, text := range c.Warnings[c.Configured:] {
+		p.line("warning        %s", text)
+	}
 }
 
 // notUsed names what is configured for monitoring, and idle in a scan.
@@ -381,8 +414,11 @@ func (p printer) logs(s *status) error {
 		if l.Unread > 0 {
 			lag = age(time.Duration(l.Lag) * time.Second)
 		}
-		if l.Coverage == string(config.Consistency) {
+		switch l.Coverage {
+		case string(config.Consistency):
 			scanned = "history only"
+		case string(config.Index):
+			scanned = "index"
 		}
 		row.line("%s\t%s\t%d\t%s\t%d\t%s\t%d", name, string(l.Status), l.Size, scanned, l.Unread, lag, l.Entries)
 	}

@@ -83,13 +83,17 @@ func (f *flags) openSilent(c *cobra.Command) (*monitor.Monitor, error) {
 		return nil, usage(fmt.Errorf("%s: %w", f.config, err))
 	}
 	for _, w := range cfg.Warnings {
-		fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", report.Safe(w))
+		warn(c, w)
 	}
 	return &monitor.Monitor{
 		Config: cfg, State: st, Version: version(), Logger: logger(c.ErrOrStderr(), f.verbose),
 		Client: tlog.NewClient(tlog.ClientOptions{Version: version(), Insecure: cfg.InsecureHosts()}),
 		Every:  f.every, Budget: f.budget,
 	}, nil
+}
+
+func warn(c *cobra.Command, text string) {
+	fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", report.Safe(text))
 }
 
 // openState opens the configured state, or that of WHOSIGNED_STATE or --state; a
@@ -188,6 +192,9 @@ func isExit(err error) bool {
 }
 
 func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
+	if p := startsFrom(c.Context(), m); p != nil && p.Note != "" {
+		warn(c, p.Note)
+	}
 	if err := f.firstImport(c, m); err != nil {
 		return err
 	}
@@ -198,10 +205,16 @@ func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
 	if err != nil {
 		return err
 	}
-	if err := writeIdentityMetadata(m.Config.Peer.Metadata, res); err != nil {
-		return errors.Join(f.print(c, res), err)
-	}
+	failing(res, writeIdentityMetadata(m.Config.Peer.Metadata, res, nil))
 	return f.print(c, res)
+}
+
+// failing makes a result one of a run that failed, for what the command itself did after
+// it: what is printed and the exit status are one.
+func failing(res *monitor.Result, err error) {
+	if err != nil {
+		res.Add(&monitor.Result{Errors: []string{err.Error()}, Finished: res.Finished})
+	}
 }
 
 // firstImport makes a first run go on from the checkpoint that rekor-monitor left where
@@ -210,7 +223,10 @@ func (f *flags) firstImport(c *cobra.Command, m *monitor.Monitor) error {
 	if m.Config.Peer.LogInfo == "" || m.State == nil {
 		return nil
 	}
-	if _, err := m.State.LoadRun(c.Context()); !errors.Is(err, state.ErrNotExist) {
+	// An import that failed leaves a run.json that knows no log.
+	doc, err := m.State.LoadRun(c.Context())
+	first := errors.Is(err, state.ErrNotExist) || err == nil && len(doc.Logs) == 0 && doc.LastRun.IsZero()
+	if !first {
 		return nil // a run says what is wrong with it
 	}
 	saved, err := firstCheckpoint(m.Config)

@@ -127,7 +127,7 @@ type logStatus struct {
 	Error    string         `json:"error,omitempty"`  // of the last run, or of reading its state
 	Size     uint64         `json:"size"`             // proven
 	Scanned  uint64         `json:"scanned"`
-	Unread   uint64         `json:"unread"`     // entries still to be read; 0 under consistency coverage
+	Unread   uint64         `json:"unread"`     // entries still to be read; 0 unless coverage is full
 	Entries  uint64         `json:"entries"`    // read in all its life
 	Lag      int64          `json:"lagSeconds"` // how long ago the oldest of those unread came in
 	// FallingBehind is what the last run said.
@@ -392,7 +392,7 @@ func (s *status) log(row *logStatus, d *state.Log) {
 	row.Grew, row.Lag = moment(d.CheckpointGrew), int64(d.Lag(s.At)/time.Second)
 	if d.Scanned != nil {
 		row.Scanned = d.Scanned.Size
-		if d.Coverage != string(config.Consistency) {
+		if d.Coverage != string(config.Consistency) && d.Coverage != string(config.Index) {
 			row.Unread = d.Size - min(d.Scanned.Size, d.Size)
 		}
 	}

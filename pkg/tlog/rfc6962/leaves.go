@@ -19,7 +19,7 @@ const (
 	// too large for ReadAhead to have several in flight.
 	pageBytes = 6 << 20
 	// typicalEntry is the size of an entry of Fulcio's log in a page.
-	typicalEntry = 4600
+	typicalEntry = 6000
 	// retryPages is after how many pages that came whole a larger one is tried.
 	retryPages = 64
 )
