@@ -33,6 +33,7 @@ and that under the log's key. Then the checkpoint is compared with the archived 
 its size, or the log is asked to prove that the checkpoint and the newest one in the
 state are of one history. An entry without an inclusion proof (bundle v0.1) is looked
 up in the log. The answer says up to which size the history is proven, and since when.
+An entry newer than the last run is not checked: run, then check again.
 
 This does not verify the artifact, its signature or who signed it: cosign verify and
 sigstore-go do. It says that the entry is where the log's watchers can see it.
