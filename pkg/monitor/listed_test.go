@@ -251,6 +251,15 @@ func TestIssuersThatHangHoldUpNoOtherLog(t *testing.T) {
 			t.Errorf("%s: read %d of %d", l.Type, l.Scanned, l.Size)
 		}
 	}
+	asked := 0
+	for path, n := range s.static.Requests() {
+		if strings.Contains(path, "issuer/") {
+			asked += n
+		}
+	}
+	if asked == 0 || asked > 20 {
+		t.Errorf("asked for issuers %d times, want a few of 200: the time for that is limited", asked)
+	}
 	unknown := 0
 	for _, f := range res.Findings {
 		if f.LogType == tlog.StaticCT && f.Trusted == "unknown" && strings.Contains(f.TrustErr, "cannot be had") {
