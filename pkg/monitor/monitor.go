@@ -2,7 +2,7 @@
 // top. It is the only package that knows all the others; nothing calls back.
 //
 //	begin      load run.json, take the lease, read decisions       (monitor.go)
-//	anchor     which keys and logs the trusted root has now        (trust.go)
+//	anchor     which keys and logs the trusted root has now        (trust.go, listed.go)
 //	discover   which logs there are now                            (discover.go)
 //	each log, all at once                                          (log.go)
 //	  advance  a newer checkpoint, proven consistent with the old one
