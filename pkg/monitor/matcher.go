@@ -79,14 +79,14 @@ func newMatcher(cfg *config.Config, info tlog.Info, w workers, x *issuers) *matc
 // invents as many leaves that fit a rule as it likes, and all logs share the workers.
 const (
 	issuerTime  = 5 * time.Second  // one look
-	issuersTime = 10 * time.Second // looks in vain, together
+	issuersTime = 10 * time.Second // all looks together; an honest log's take a fraction, for they are few
 )
 
 // issuers gets what a CT log serves beside the leaves of findings.
 type issuers struct {
 	ctx      context.Context
 	one, all time.Duration
-	lost     atomic.Int64 // time spent in vain
+	spent    atomic.Int64 // time, in vain or not: slow answers hold the workers as none do
 }
 
 func (r *run) newIssuers() *issuers {
@@ -103,17 +103,14 @@ func (x *issuers) local(leaf tlog.Leaf) tlog.Submission {
 
 // fetch gets everything beside a leaf, or as much as can be had.
 func (x *issuers) fetch(leaf tlog.Leaf) (tlog.Submission, error) {
-	if x.lost.Load() >= int64(x.all) {
-		return x.local(leaf), errors.New("the log did not give the certificates beside other leaves, and is not asked again in this run")
+	if x.spent.Load() >= int64(x.all) {
+		return x.local(leaf), errors.New("the log took too long to give the certificates beside other leaves, and is not asked again in this run")
 	}
 	began := time.Now()
+	defer func() { x.spent.Add(int64(time.Since(began))) }()
 	ctx, cancel := context.WithTimeout(x.ctx, x.one)
 	defer cancel()
-	sub, err := leaf.Submission(ctx)
-	if err != nil {
-		x.lost.Add(int64(time.Since(began)))
-	}
-	return sub, err
+	return leaf.Submission(ctx)
 }
 
 // trusted checks the certificate of a signer that fits a rule against the CAs.
@@ -290,8 +287,8 @@ func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unpa
 	return findings, bad, held
 }
 
-// parse reads a leaf of a log of some type. A panic in one of the many parsers behind it (PGP, RPM,
-// CMS, …) is one more way of an entry not to parse: it must not stop the log.
+// parse reads a leaf of a log of some type. A panic in one of the many parsers behind
+// it (PGP, RPM, CMS, …) is one more way of an entry not to parse: it must not stop the log.
 func parse(t tlog.Type, leaf []byte) (e *entry.Entry, err error) {
 	defer func() {
 		if r := recover(); r != nil {

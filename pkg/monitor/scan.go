@@ -225,8 +225,9 @@ func (w *logRun) keepFindings(ctx context.Context, from, to uint64, findings []w
 // maxSeen bounds the certificates of an alert that are looked up.
 const maxSeen = 20
 
-// sayWhere says of certificates that were alerted in an earlier run where they were
-// found then: Rekor may take hours to show what a certificate was issued for.
+// sayWhere says of certificates that another log has shown where that was: an alert that
+// comes later, for Rekor may take hours to show what a certificate was issued for, must
+// not read like another theft.
 func (w *logRun) sayWhere(ctx context.Context, a *report.Alert) {
 	looked := map[string]bool{}
 	for _, f := range a.Findings {
@@ -305,7 +306,7 @@ func counted(n int) string {
 
 func (w *logRun) matcher() *matcher {
 	if w.issuers == nil {
-		w.issuers = w.newIssuers() // what was asked in vain counts for the whole run
+		w.issuers = w.newIssuers() // what they take counts for the whole run
 	}
 	return newMatcher(w.Config, w.info, w.workers, w.issuers)
 }
