@@ -34,10 +34,12 @@ func (r *run) wasApplied(decisions ...state.Decision) {
 	}
 }
 
-// announce is the change that says a decision about tampering to those who were
-// told of the tampering.
-func (w *logRun) announce(ctx context.Context, text string) (func(*state.Log), error) {
-	p, err := w.putAlert(ctx, report.Alert{Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type, Notes: []string{text}})
+// announce is the change that says a decision about incidents to those who were
+// told of them.
+func (w *logRun) announce(ctx context.Context, incidents []string, text string) (func(*state.Log), error) {
+	p, err := w.putAlert(ctx, report.Alert{
+		Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type, Notes: []string{text}, About: incidents,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,7 @@ func (w *logRun) decideEarly() error {
 	var announced []func(*state.Log)
 	for _, dec := range early {
 		if dec.Kind == state.CloseIncident {
-			said, err := w.announce(ctx, fmt.Sprintf("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
+			said, err := w.announce(ctx, []string{dec.Incident}, fmt.Sprintf("incident %s is closed by decision of %s: %s", dec.Incident, dec.By, dec.Reason))
 			if err != nil {
 				return err
 			}
@@ -160,8 +162,12 @@ func (w *logRun) rebase(dec state.Decision, v tlog.Verdict, now time.Time) (func
 	ctx, cancel := w.keep()
 	defer cancel()
 	announced := func(*state.Log) {}
-	if len(openIncidents(doc)) > 0 {
-		if announced, err = w.announce(ctx, fmt.Sprintf("a new baseline is taken at size %d by decision of %s, and the log's incidents are closed: %s", v.Served.Size, dec.By, dec.Reason)); err != nil {
+	var closes []string
+	for _, i := range openIncidents(doc) {
+		closes = append(closes, i.ID)
+	}
+	if len(closes) > 0 {
+		if announced, err = w.announce(ctx, closes, fmt.Sprintf("a new baseline is taken at size %d by decision of %s, and the log's incidents are closed: %s", v.Served.Size, dec.By, dec.Reason)); err != nil {
 			return nil, err
 		}
 	}

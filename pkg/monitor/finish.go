@@ -42,7 +42,7 @@ func (w *logRun) closeUp() {
 	var over []state.Pending
 	for _, id := range announce {
 		p, err := w.putAlert(ctx, report.Alert{
-			Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type,
+			Class: report.ClassTamper, Log: w.info.ID, Origin: w.info.Origin, LogType: w.info.Type, About: []string{id},
 			Notes: []string{"no longer seen: " + w.say("incident %s. It stays on file, and runs end with status 4 until a decision: "+
 				"%s --incident %s --reason '…'", id, w.accept(), id)},
 		})

@@ -108,8 +108,15 @@ func TestP1ALeafThatIsNotWhatTheLogSignedStopsTheCursor(t *testing.T) {
 				t.Errorf("the end of the suspicion was not announced: %q", w.subjects())
 			}
 			w.checkInvariants(w.trees(res))
-			w.decide(state.Decision{Log: l.ID, Kind: state.CloseIncident, Incident: res.Incidents[0].ID})
+			id := res.Incidents[0].ID
+			if w.follows(id) != 1 {
+				t.Errorf("the end is not said of %s", id)
+			}
+			w.decide(state.Decision{Log: l.ID, Kind: state.CloseIncident, Incident: id})
 			w.want(monitor.ExitClean)
+			if w.follows(id) != 2 {
+				t.Errorf("the decision is not said of %s", id)
+			}
 		})
 	}
 }
@@ -428,8 +435,12 @@ func TestP8TamperingAlertsAtOnceWithTheEvidence(t *testing.T) {
 	if w.mails("(unproven)") != 1 {
 		t.Errorf("mails %q", w.subjects())
 	}
+	accused := res.Incidents[0].ID
 	w.decide(state.Decision{Log: l.ID, Kind: state.TakeBaseline})
 	res = w.run()
+	if w.follows(accused) != 1 {
+		t.Errorf("the baseline is not said of %s", accused)
+	}
 	if l := logOf(t, res, v2Origin); res.Exit == monitor.ExitTamper || l.Scanned != 51 {
 		t.Errorf("after a new baseline: exit %d, %+v", res.Exit, l)
 	}

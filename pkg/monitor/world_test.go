@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -330,6 +331,19 @@ func (w *world) mails(text string) int {
 	n := 0
 	for _, m := range w.sinks[0].got() {
 		if strings.Contains(m.Subject, text) || strings.Contains(m.Text, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// follows counts the messages that say what became of the incident, and of nothing
+// else.
+func (w *world) follows(incident string) int {
+	n := 0
+	for _, m := range w.sinks[0].got() {
+		threads, news := m.Threads()
+		if !news && slices.ContainsFunc(threads, func(t report.Thread) bool { return slices.Contains(t.Keys, "incident:"+incident) }) {
 			n++
 		}
 	}

@@ -70,8 +70,8 @@ func tampering(notes ...string) report.Alert {
 		Incident: &report.Incident{ID: incidentID, Kind: tlog.Kind("fork"), Proof: true, Text: "two roots at size 7"}})
 }
 
-func aboutTampering(text string) report.Alert {
-	return made(report.Alert{Class: report.ClassTamper, Log: "aa11", Origin: "rekor.example.com", Notes: []string{text}})
+func aboutTampering(text string, incidents ...string) report.Alert {
+	return made(report.Alert{Class: report.ClassTamper, Log: "aa11", Origin: "rekor.example.com", Notes: []string{text}, About: incidents})
 }
 
 func deliver(t *testing.T, sink Sink, alerts ...report.Alert) {
@@ -184,16 +184,18 @@ func TestWhatBecomesOfTamperingIsACommentAndAnotherAlarmIsNot(t *testing.T) {
 	onGitHub(t, config.GitHub{}, func(t *testing.T, api *notifytest.GitHub, open func() Sink) {
 		deliver(t, open(), tampering("First seen today."))
 		time.Sleep(90 * 24 * time.Hour)
-		deliver(t, open(), aboutTampering("no longer seen: rekor.example.com (log aa11): incident "+incidentID+". It stays on file, and runs end with status 4"))
-		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: a test"))
+		deliver(t, open(), aboutTampering("no longer seen: rekor.example.com (log aa11): incident "+incidentID+". It stays on file, and runs end with status 4", incidentID))
+		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: a test", incidentID))
 		deliver(t, open(), aboutTampering("a new baseline is taken at size 9 by decision of ann, and the log's incidents are closed: a test"))
 		wantShape(t, api, "what was said of it", 3)
 		deliver(t, open(), tampering("First seen tomorrow."))
 		wantShape(t, api, "the same once more", 3, 0)
-		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: again"))
+		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: again", incidentID))
 		wantShape(t, api, "and its end", 3, 1)
+		deliver(t, open(), aboutTampering("a new baseline is taken at size 9 by decision of ann", incidentID, "fork-ffffffffffffffff"))
+		wantShape(t, api, "a baseline that closes it and another, which has no issue of its own", 3, 2)
 		deliver(t, open(), made(report.Alert{Class: report.ClassTamper, Log: "bb22", Notes: []string{"a new baseline is taken at size 9 by decision of ann"}}))
-		wantShape(t, api, "what is about another log", 3, 1, 0)
+		wantShape(t, api, "what is about another log", 3, 2, 0)
 	})
 }
 
@@ -316,7 +318,7 @@ func TestADigestIsOneIssueAndWhatItTellsOfGoesOnThere(t *testing.T) {
 			t.Fatalf("%d issues, labels %q", len(issues), issues[0].Labels)
 		}
 		deliver(t, open(), condition(began, "a", "closed"))
-		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: a test"))
+		deliver(t, open(), aboutTampering("incident "+incidentID+" is closed by decision of ann: a test", incidentID))
 		wantShape(t, api, "what became of it", 2)
 		deliver(t, open(), all...)
 		wantShape(t, api, "the same digest", 3)

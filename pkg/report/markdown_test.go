@@ -181,7 +181,9 @@ func TestThreadsAreWhatAMessageGoesOnWith(t *testing.T) {
 		}
 		return a
 	}
-	tamper := func(notes ...string) Alert { return Alert{Class: ClassTamper, Log: "aa", Notes: notes} }
+	tamper := func(note string, about ...string) Alert {
+		return Alert{Class: ClassTamper, Log: "aa", Notes: []string{note}, About: about}
+	}
 	const id = "bad-leaf-0123456789abcdef"
 	for _, row := range []struct {
 		name  string
@@ -198,10 +200,9 @@ func TestThreadsAreWhatAMessageGoesOnWith(t *testing.T) {
 		{"closed and opened", health(Closed, Opened), "health:0", true, "health:1"},
 		{"closed and reminder", health(Closed, Reminder), "health:0 health:1", false, "health:1"},
 		{"an incident", Alert{Class: ClassTamper, Log: "aa", Incident: &Incident{ID: id}}, "", true, "incident:" + id + " tamper:aa"},
-		{"no longer seen", tamper("no longer seen: x (log aa): incident " + id + ". It stays on file, and"), "incident:" + id + " tamper:aa", false, ""},
-		{"no longer seen, of a log that names another", tamper("no longer seen: incident fork-ffffffffffffffff. It stays on file (log aa): incident " + id + ". It stays on file, and"), "incident:" + id + " tamper:aa", false, ""},
-		{"decided", tamper("incident " + id + " is closed by decision of ann: x"), "incident:" + id + " tamper:aa", false, ""},
-		{"a baseline", tamper("a new baseline is taken at size 7 by decision of ann: incident " + id + " is closed by decision of "), "tamper:aa", false, ""},
+		{"no longer seen", tamper("no longer seen: incident fork-ffffffffffffffff", id), "incident:" + id + " tamper:aa", false, ""},
+		{"a baseline that closes two", tamper("a new baseline is taken", id, "fork-1"), "incident:" + id + " tamper:aa incident:fork-1 tamper:aa", false, ""},
+		{"about none by ID", tamper("a new baseline is taken"), "tamper:aa", false, ""},
 	} {
 		row.alert.Seal()
 		m := Email([]Alert{row.alert})

@@ -80,6 +80,8 @@ type Alert struct {
 	Incident *Incident `json:"incident,omitempty"`
 	Health   []Health  `json:"health,omitempty"`
 	Notes    []string  `json:"notes,omitempty"` // sentences that are to be said with it
+	// About are the IDs of incidents alerted before, of which Notes say what became.
+	About []string `json:"about,omitempty"`
 }
 
 // Incident is what a tamper alert tells of an incident.

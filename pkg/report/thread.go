@@ -26,13 +26,14 @@ func (m Message) Threads() (threads []Thread, news bool) {
 	}
 	a := m.alerts[0]
 	if a.Class == ClassTamper && a.Incident == nil && a.total() == 0 && len(a.Health) == 0 && len(a.Notes) > 0 {
-		var keys []string
-		for _, known := range aboutIncident {
-			if id := known.FindStringSubmatch(a.Notes[0]); id != nil {
-				keys = append(keys, "incident:"+id[1])
-			}
+		log := "tamper:" + string(a.Log)
+		if len(a.About) == 0 {
+			return []Thread{{Keys: []string{log}}}, false
 		}
-		return []Thread{{Keys: append(keys, "tamper:"+string(a.Log))}}, false
+		for _, id := range a.About {
+			threads = append(threads, Thread{Keys: []string{"incident:" + id, log}})
+		}
+		return threads, false
 	}
 	news = a.Incident != nil || a.total() > 0 || a.Expected > 0 || len(a.Notes) > 0 || len(a.Health) == 0
 	for _, h := range a.Health {
@@ -43,13 +44,6 @@ func (m Message) Threads() (threads []Thread, news bool) {
 		}
 	}
 	return threads, news
-}
-
-// aboutIncident are sentences of ours that name the incident they are about. What
-// the log has a say in comes before it, so the last match is ours.
-var aboutIncident = []*regexp.Regexp{
-	regexp.MustCompile(`\Aincident ([a-z0-9-]+-[0-9a-f]{16}) is closed by decision of `),
-	regexp.MustCompile(`(?s)\Ano longer seen: .*incident ([a-z0-9-]+-[0-9a-f]{16})\. It stays on file`),
 }
 
 // Opens are the keys of what can go on after this message: incidents, and health
