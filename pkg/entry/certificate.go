@@ -41,6 +41,9 @@ const (
 	maxOID        = 64 // bytes
 )
 
+// tooManyExtensions is said of each of what may be millions: it is not made anew.
+var tooManyExtensions = fmt.Sprintf("more than %d extensions", maxExtensions)
+
 // FromCertificate says whom a certificate names. It reads what identifies (SANs,
 // issuer, extensions, serial number, validity) and nothing else, so it also reads
 // certificates that crypto/x509 refuses: for their key, a duplicate
@@ -241,7 +244,7 @@ func (s *Signer) readExtensions(list cryptobyte.String, p *problems) {
 		end := len(all) - len(list) - len(ext)
 		text := all[end-length : end]
 		if len(s.Extensions) >= maxExtensions {
-			p.add(fmt.Sprintf("more than %d extensions", maxExtensions)) // what names somebody is still read
+			p.add(tooManyExtensions) // what names somebody is still read
 		} else if dotted, name, ok := oidText(oid); ok {
 			s.Extensions = append(s.Extensions, Extension{OID: dotted, Name: name, Value: text})
 		} else {

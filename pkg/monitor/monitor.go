@@ -200,8 +200,9 @@ func (r *run) clock(ctx context.Context, began time.Time) (stop context.CancelFu
 	work, endWork := context.WithDeadline(ctx, began.Add(r.Budget))
 	last, endLast := context.WithCancel(context.WithoutCancel(ctx))
 	r.work, r.last = work, last
+	grace := r.Grace // the run's Monitor is another once it has its trusted root
 	graced := context.AfterFunc(ctx, func() {
-		if sleep(last, r.Grace) == nil {
+		if sleep(last, grace) == nil {
 			endLast()
 		}
 	})
