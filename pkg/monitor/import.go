@@ -59,30 +59,18 @@ func (m *Monitor) Import(ctx context.Context, checkpoints []ImportedCheckpoint) 
 	own.Config = a.cfg
 	r.Monitor = &own
 	found, failed := r.discover(r.work, r.doc.known(), r.keys)
-	var starts, again []*logRun
-	for _, c := range checkpoints {
-		w, err := r.importer(c, found, failed)
-		if err != nil {
+	logs, err := r.importers(checkpoints, found, failed)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range logs {
+		if err := w.affords(); err != nil {
 			return nil, err
 		}
-		if w.st.read().Writer != "" { // an import that was cut short got this far
-			imported = append(imported, Imported{File: c.File, Log: w.info.ID, Origin: w.st.read().Origin, Size: w.st.read().Start})
-			again = append(again, w)
-			continue
-		}
-		if slices.ContainsFunc(starts, func(other *logRun) bool { return other.info.ID == w.info.ID }) {
-			return nil, fmt.Errorf("%s: a second checkpoint of log %s: give the newest one", c.File, w.info.ID)
-		}
-		starts = append(starts, w)
 	}
 	keep, cancel := r.keep()
 	defer cancel()
-	for _, w := range again {
-		if err := w.name(keep); err != nil {
-			return imported, err
-		}
-	}
-	for _, w := range starts {
+	for _, w := range logs {
 		if err := w.save(keep); err != nil {
 			return imported, err
 		}
@@ -90,6 +78,38 @@ func (m *Monitor) Import(ctx context.Context, checkpoints []ImportedCheckpoint) 
 		imported = append(imported, Imported{File: w.source, Log: w.info.ID, Origin: doc.Origin, Size: doc.Start})
 	}
 	return imported, nil
+}
+
+// importers prepare the states of the logs that signed checkpoints.
+func (r *run) importers(checkpoints []ImportedCheckpoint, found []watched, failed []notFound) ([]*logRun, error) {
+	var logs []*logRun
+	for _, c := range checkpoints {
+		w, err := r.importer(c, found, failed)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(logs, func(other *logRun) bool { return other.info.ID == w.info.ID }) {
+			return nil, fmt.Errorf("%s: a second checkpoint of log %s: give the newest one", c.File, w.info.ID)
+		}
+		logs = append(logs, w)
+	}
+	return logs, nil
+}
+
+// affords is the error for more than can be read since the checkpoint, as for any
+// other start.
+func (w *logRun) affords() error {
+	if w.cfg.Coverage != config.Full || w.cfg.AcceptLag {
+		return nil
+	}
+	head, err := w.log.Checkpoint(w.work)
+	if err != nil {
+		return fmt.Errorf("%s: how much log %s has grown since: %w", w.source, w.info.ID, err)
+	}
+	if err := w.plan(w.st.read().Start, head.Size).refuse(); err != nil {
+		return fmt.Errorf("%s: log %s, since this checkpoint: %w", w.source, w.info.ID, err)
+	}
+	return nil
 }
 
 // importer prepares the state of the log that signed a checkpoint.
@@ -207,8 +227,12 @@ func opens(c ImportedCheckpoint, found []watched) (watched, tlog.Checkpoint, err
 	return watched{}, tlog.Checkpoint{}, fmt.Errorf("%s: no configured log has signed this checkpoint; tried: %s", c.File, strings.Join(slices.Compact(names), ", "))
 }
 
-// save makes an imported starting point count, as a baseline does.
+// save makes an imported starting point count, as a baseline does. Of an import that
+// was cut short here the log's document is there already.
 func (w *logRun) save(ctx context.Context) error {
+	if w.st.read().Writer != "" {
+		return w.name(ctx)
+	}
 	cp, err := w.log.Open([]byte(w.st.read().Checkpoint))
 	if err != nil {
 		return err

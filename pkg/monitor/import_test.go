@@ -138,6 +138,51 @@ func TestAnImportOfWhatNoLogSignedOrNoLongerShowsWritesNothing(t *testing.T) {
 	}
 }
 
+func TestAnImportThatIsTooFarBehindIsRefusedInFigures(t *testing.T) {
+	w := newWorld(t)
+	w.others(7)
+	var info struct{ SignedTreeHead string }
+	if err := json.Unmarshal(get(t, w.v1URL+"/api/v1/log"), &info); err != nil {
+		t.Fatal(err)
+	}
+	saved := monitor.ImportedCheckpoint{File: "v1.txt", Note: []byte(info.SignedTreeHead)}
+	w.others(1300)
+	line := fmt.Sprintf("  - {type: rekor-v1, url: %q, key: v1.pub, accept_lag: %%v}\n", w.v1URL)
+	w.logs, w.tune = fmt.Sprintf(line, false), twoRunsNeeded
+	const figures = "1300 entries to read need 130 requests"
+	checked, err := w.monitor().Check(t.Context(), saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := checked.Logs[0]; l.Imported != "v1.txt" || l.From != 7 || !strings.Contains(l.Refused, figures) || checked.OK() {
+		t.Errorf("check says %+v, want it refused from 7 on", l)
+	}
+	if _, err := w.monitor().Import(t.Context(), []monitor.ImportedCheckpoint{saved}); err == nil || !strings.Contains(err.Error(), "v1.txt: log ") || !strings.Contains(err.Error(), figures) {
+		t.Errorf("got %v, want it refused with the file, the log and figures", err)
+	}
+	if names := w.store.names("state/"); len(names) != 0 {
+		t.Errorf("the refused import wrote %q", names)
+	}
+	w.logs = fmt.Sprintf(line, true)
+	if imported, err := w.monitor().Import(t.Context(), []monitor.ImportedCheckpoint{saved}); err != nil || len(imported) != 1 || imported[0].Size != 7 {
+		t.Errorf("with accept_lag: got %+v, %v; want it imported", imported, err)
+	}
+}
+
+func TestCheckSaysWhyACheckpointCannotBeImported(t *testing.T) {
+	s := newSigstore(t)
+	s.issue()
+	saved := s.saved()
+	saved[1].Note = tlogtest.Garbled(saved[1].Note)
+	checked, err := s.monitor().Check(t.Context(), saved...)
+	if err != nil || checked.OK() || !strings.Contains(checked.ImportError, "v2.txt: no configured log has signed this checkpoint") {
+		t.Errorf("got %q (%v), want that nobody signed v2.txt", checked.ImportError, err)
+	}
+	if names := s.store.names(""); len(names) != 0 {
+		t.Errorf("check wrote %q", names)
+	}
+}
+
 func TestATreeThatCameAfterTheImportedCheckpointIsReadFromItsFirstEntry(t *testing.T) {
 	s := newSigstore(t)
 	s.issue()

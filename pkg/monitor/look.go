@@ -32,6 +32,9 @@ type LogPlan struct {
 	Discovered bool  `json:"discovered,omitempty"`
 	Retired    bool  `json:"retired,omitempty"`
 	Plan       *Plan `json:"plan,omitempty"`
+	// Imported is the file of the checkpoint that reading would go on from, of those that
+	// Check was given.
+	Imported string `json:"imported,omitempty"`
 	// Index is what the service's search index answered, under coverage: index.
 	Index   *IndexPlan `json:"index,omitempty"`
 	Refused string     `json:"refused,omitempty"`
@@ -52,7 +55,9 @@ type Checked struct {
 	Trust      string   `json:"trust,omitempty"`
 	TrustError string   `json:"trustError,omitempty"`
 	Problems   []string `json:"problems,omitempty"` // what is asked for and not in the trusted root
-	Warnings   []string `json:"warnings,omitempty"`
+	// ImportError is why the checkpoints that Check was given cannot be imported.
+	ImportError string   `json:"-"`
+	Warnings    []string `json:"warnings,omitempty"`
 	// Configured is how many of the warnings, the first ones, the configuration had when
 	// it was read.
 	Configured int `json:"-"`
@@ -60,7 +65,7 @@ type Checked struct {
 
 // OK says whether a run could do its job.
 func (c *Checked) OK() bool {
-	if len(c.Problems) > 0 || c.TrustError != "" {
+	if len(c.Problems) > 0 || c.TrustError != "" || c.ImportError != "" {
 		return false
 	}
 	for _, l := range c.Logs {
@@ -71,9 +76,9 @@ func (c *Checked) OK() bool {
 	return true
 }
 
-// Check says what a run would watch, where, from when and at what cost. It writes
-// nothing.
-func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
+// Check says what a run would watch, where, from when and at what cost, if saved was
+// imported before it. It writes nothing.
+func (m *Monitor) Check(ctx context.Context, saved ...ImportedCheckpoint) (*Checked, error) {
 	m.defaults()
 	doc, decisions := &state.Run{}, []state.Decision(nil)
 	if m.State != nil { // a scan keeps none
@@ -138,8 +143,19 @@ func (m *Monitor) Check(ctx context.Context) (*Checked, error) {
 		}
 		found = nil
 	}
+	imported, err := r.importers(saved, found, failed)
+	if err != nil {
+		c.ImportError = err.Error()
+	}
 	for _, l := range found {
-		c.Logs = append(c.Logs, r.lookAt(ctx, l))
+		i := slices.IndexFunc(imported, func(w *logRun) bool { return w.info.ID == l.Info().ID })
+		if i < 0 {
+			c.Logs = append(c.Logs, r.lookAt(ctx, l, nil))
+			continue
+		}
+		p := r.lookAt(ctx, l, imported[i].st.read())
+		p.Imported = imported[i].source
+		c.Logs = append(c.Logs, p)
 	}
 	for _, f := range failed {
 		if f.cfg.Discovered && f.cfg.Retired && f.id == "" && !errors.As(f.err, new(*tlog.Unverified)) {
@@ -165,7 +181,8 @@ func planned(ctx context.Context, l watched) (LogPlan, tlog.Checkpoint) {
 	return p, cp
 }
 
-func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
+// lookAt plans for a log; imported, if set, is what an import would write of it.
+func (r *run) lookAt(ctx context.Context, l watched, imported *state.Log) LogPlan {
 	info := l.Info()
 	p, cp := planned(ctx, l)
 	if p.Error != "" {
@@ -178,6 +195,8 @@ func (r *run) lookAt(ctx context.Context, l watched) LogPlan {
 		doc, err = r.State.LoadLog(ctx, info.ID)
 	}
 	switch _, known := r.doc.doc.Logs[info.ID]; {
+	case imported != nil:
+		p.From = imported.Start
 	case err == nil:
 		p.Known = true
 		if doc.Scanned != nil {

@@ -90,18 +90,18 @@ func openImporter(f *flags, c *cobra.Command) (importer, *config.Config, error) 
 	return m, m.Config, nil
 }
 
-// firstCheckpoint is the checkpoint at the configuration's logInfoFile, from which a
-// first run goes on; none if there is no such file, or nothing in it.
-func firstCheckpoint(cfg *config.Config) ([]monitor.ImportedCheckpoint, error) {
-	saved, _, err := savedCheckpoint(cfg)
-	return saved, err
-}
-
-// savedCheckpoint is firstCheckpoint, and why there is none where a logInfoFile is named.
-func savedCheckpoint(cfg *config.Config) (saved []monitor.ImportedCheckpoint, why string, err error) {
-	path := cfg.Peer.LogInfo
-	if path == "" {
+// firstCheckpoint is the checkpoint that rekor-monitor left where the configuration's
+// logInfoFile says, from which a first run goes on. There is none once something was
+// watched, and why is set if there is none although a logInfoFile is named.
+func firstCheckpoint(ctx context.Context, m *monitor.Monitor) (saved []monitor.ImportedCheckpoint, why string, err error) {
+	cfg, path := m.Config, m.Config.Peer.LogInfo
+	if path == "" || m.State == nil || cfg.Scan != nil {
 		return nil, "", nil
+	}
+	// An import that failed leaves a run.json that knows no log.
+	doc, err := m.State.LoadRun(ctx)
+	if first := errors.Is(err, state.ErrNotExist) || err == nil && len(doc.Logs) == 0 && doc.LastRun.IsZero(); !first {
+		return nil, "", nil // a run says what is wrong with it
 	}
 	one, err := readCheckpoint(path)
 	switch {
@@ -124,35 +124,24 @@ func savedCheckpoint(cfg *config.Config) (saved []monitor.ImportedCheckpoint, wh
 
 // startingPoint is what a first run would go on from, as check says it.
 type startingPoint struct {
-	File  string `json:"file"`
-	Entry uint64 `json:"entry,omitempty"` // the index that reading goes on from
-	Note  string `json:"note,omitempty"`  // why there is none
-	Error string `json:"error,omitempty"` // why a run would fail
+	File  string  `json:"file"`
+	Log   tlog.ID `json:"log,omitempty"`   // that signed it
+	Entry uint64  `json:"entry,omitempty"` // the index that reading goes on from
+	Note  string  `json:"note,omitempty"`  // why there is none
+	Error string  `json:"error,omitempty"` // why a run would fail
 }
 
-// startsFrom is nil if no logInfoFile is named, or if what is kept goes before it.
-func startsFrom(ctx context.Context, m *monitor.Monitor) *startingPoint {
-	if m.Config.Peer.LogInfo == "" || m.State == nil || m.Config.Scan != nil {
-		return nil
-	}
-	doc, err := m.State.LoadRun(ctx)
-	if first := errors.Is(err, state.ErrNotExist) || err == nil && len(doc.Logs) == 0 && doc.LastRun.IsZero(); !first {
-		return nil
-	}
-	p := &startingPoint{File: m.Config.Peer.LogInfo}
-	saved, why, err := savedCheckpoint(m.Config)
-	p.Note = why
-	switch {
-	case err != nil:
+// startsFrom is what was found of the checkpoint that was given to Check; else note and
+// err say why there was none.
+func startsFrom(checked *monitor.Checked, note string, err error) *startingPoint {
+	p := &startingPoint{Note: note, Error: checked.ImportError}
+	if err != nil {
 		p.Error = err.Error()
-	case len(saved) > 0 && saved[0].STH != nil:
-		p.Entry = saved[0].STH.Size
-	case len(saved) > 0:
-		var cp formats.Checkpoint
-		if _, err := cp.Unmarshal(saved[0].Note); err != nil {
-			p.Error = fmt.Sprintf("logInfoFile: %s: %v", p.File, err)
+	}
+	for _, l := range checked.Logs {
+		if l.Imported != "" {
+			p.Log, p.Entry = l.ID, l.From
 		}
-		p.Entry = cp.Size
 	}
 	return p
 }

@@ -25,6 +25,7 @@ import (
 
 	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
+	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
 
@@ -230,34 +231,45 @@ func TestImportTakesFilesOrTheConfigurationsOwn(t *testing.T) {
 	}
 }
 
+// beforeFirstRun is a monitor with empty state.
+func beforeFirstRun(t *testing.T, peer config.Peer) *monitor.Monitor {
+	t.Helper()
+	kept, err := state.Open(t.Context(), "file://"+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &monitor.Monitor{Config: &config.Config{Peer: peer}, State: kept}
+}
+
 func TestAFirstRunGoesOnFromLogInfoFileIfItIsThere(t *testing.T) {
 	dir := t.TempDir()
 	private, _ := newKey(t)
 	line, note := savedV1(t, private, 9)
 	path := filepath.Join(dir, "logInfo.txt")
-	cfg := &config.Config{Peer: config.Peer{LogInfo: path}}
-	if saved, err := firstCheckpoint(cfg); saved != nil || err != nil {
-		t.Errorf("no file: got %v, %v; want nothing", saved, err)
+	m := beforeFirstRun(t, config.Peer{LogInfo: path})
+	if saved, why, err := firstCheckpoint(t.Context(), m); saved != nil || err != nil || !strings.Contains(why, "no such file "+path) {
+		t.Errorf("no file: got %v, %q, %v; want that it is not there", saved, why, err)
 	}
-	if saved, err := firstCheckpoint(&config.Config{}); saved != nil || err != nil {
-		t.Errorf("no logInfoFile: got %v, %v; want nothing", saved, err)
+	none := beforeFirstRun(t, config.Peer{})
+	if saved, why, err := firstCheckpoint(t.Context(), none); saved != nil || why != "" || err != nil {
+		t.Errorf("no logInfoFile: got %v, %q, %v; want nothing", saved, why, err)
 	}
 	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if saved, err := firstCheckpoint(cfg); err != nil || len(saved) != 1 || !bytes.Equal(saved[0].Note, note) {
+	if saved, _, err := firstCheckpoint(t.Context(), m); err != nil || len(saved) != 1 || !bytes.Equal(saved[0].Note, note) {
 		t.Errorf("got %v, %v; want the note", saved, err)
 	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if saved, why, err := savedCheckpoint(cfg); saved != nil || err != nil || !strings.Contains(why, path+" is empty, the first run begins at the head") {
+	if saved, why, err := firstCheckpoint(t.Context(), m); saved != nil || err != nil || !strings.Contains(why, path+" is empty, the first run begins at the head") {
 		t.Errorf("an empty file: got %v, %q, %v; want that it is as none", saved, why, err)
 	}
 	if err := os.WriteFile(path, []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if saved, err := firstCheckpoint(cfg); saved != nil || err == nil || !strings.Contains(err.Error(), path) {
+	if saved, _, err := firstCheckpoint(t.Context(), m); saved != nil || err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a torn file: got %v, %v; want an error that names it", saved, err)
 	}
 }
@@ -267,14 +279,14 @@ func TestALogInfoFileOfTheWorkingDirectoryIsNotPassedOver(t *testing.T) {
 	beside, here := t.TempDir(), t.TempDir()
 	t.Chdir(here)
 	path := filepath.Join(beside, "logInfo.txt")
-	cfg := &config.Config{Peer: config.Peer{LogInfo: path, LogInfoName: "logInfo.txt"}}
-	if saved, why, err := savedCheckpoint(cfg); saved != nil || err != nil || !strings.Contains(why, "no such file "+path+", the first run begins at the head") {
+	m := beforeFirstRun(t, config.Peer{LogInfo: path, LogInfoName: "logInfo.txt"})
+	if saved, why, err := firstCheckpoint(t.Context(), m); saved != nil || err != nil || !strings.Contains(why, "no such file "+path+", the first run begins at the head") {
 		t.Errorf("in neither: got %v, %q, %v; want that it is said", saved, why, err)
 	}
 	if err := os.WriteFile("logInfo.txt", []byte("any"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := savedCheckpoint(cfg)
+	_, _, err := firstCheckpoint(t.Context(), m)
 	for _, want := range []string{path, filepath.Join(here, "logInfo.txt"), "absolute path"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("in the working directory: got %v, want an error with %s", err, want)
@@ -285,7 +297,7 @@ func TestALogInfoFileOfTheWorkingDirectoryIsNotPassedOver(t *testing.T) {
 	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if saved, why, err := savedCheckpoint(cfg); len(saved) != 1 || why != "" || err != nil {
+	if saved, why, err := firstCheckpoint(t.Context(), m); len(saved) != 1 || why != "" || err != nil {
 		t.Errorf("in both: got %v, %q, %v; want the one beside the configuration", saved, why, err)
 	}
 }

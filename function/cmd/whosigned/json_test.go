@@ -109,12 +109,14 @@ config string
 firstCheckpoint.entry number
 firstCheckpoint.error string
 firstCheckpoint.file string
+firstCheckpoint.log string
 firstCheckpoint.note string
 logs[].coverage string
 logs[].discovered bool
 logs[].error string
 logs[].from number
 logs[].id string
+logs[].imported string
 logs[].index.asked string
 logs[].index.listed number
 logs[].index.values number

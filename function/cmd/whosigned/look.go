@@ -144,7 +144,7 @@ func printStart(c *cobra.Command, first *startingPoint) {
 	case first.Note != "":
 		warn(c, first.Note)
 	default:
-		p.line("first run      goes on from %s, entry %d: of the log that signed it, not from where reading would begin otherwise", first.File, first.Entry)
+		p.line("first run      goes on from %s: at entry %d of log %s", first.File, first.Entry, string(first.Log))
 	}
 }
 
@@ -167,11 +167,16 @@ the configuration is wrong.`,
 			if err != nil {
 				return err
 			}
-			checked, err := m.Check(c.Context())
+			saved, why, unreadable := firstCheckpoint(c.Context(), m)
+			checked, err := m.Check(c.Context(), saved...)
 			if err != nil {
 				return err
 			}
-			first := startsFrom(c.Context(), m)
+			var first *startingPoint
+			if len(saved) > 0 || why != "" || unreadable != nil {
+				first = startsFrom(checked, why, unreadable)
+				first.File = m.Config.Peer.LogInfo
+			}
 			if f.json {
 				if err := printJSON(c.OutOrStdout(), checkedAll{checked, first}); err != nil {
 					return err

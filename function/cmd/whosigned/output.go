@@ -274,6 +274,8 @@ func printChecked(w io.Writer, c *monitor.Checked) {
 			p.line("  size         %d; its history is proven, no entry is read", l.Size)
 		case l.Coverage == config.Index:
 			p.line("  size         %d; its history is proven, and its search index is asked (best effort)", l.Size)
+		case l.Imported != "":
+			p.line("  size         %d; reading would go on at index %d, from the checkpoint in %s", l.Size, l.From, l.Imported)
 		case l.Known:
 			p.line("  size         %d; reading goes on at index %d", l.Size, l.From)
 		default:

@@ -192,9 +192,6 @@ func isExit(err error) bool {
 }
 
 func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
-	if p := startsFrom(c.Context(), m); p != nil && p.Note != "" {
-		warn(c, p.Note)
-	}
 	if err := f.firstImport(c, m); err != nil {
 		return err
 	}
@@ -220,16 +217,10 @@ func failing(res *monitor.Result, err error) {
 // firstImport makes a first run go on from the checkpoint that rekor-monitor left where
 // the configuration's logInfoFile says.
 func (f *flags) firstImport(c *cobra.Command, m *monitor.Monitor) error {
-	if m.Config.Peer.LogInfo == "" || m.State == nil {
-		return nil
+	saved, why, err := firstCheckpoint(c.Context(), m)
+	if why != "" {
+		warn(c, why)
 	}
-	// An import that failed leaves a run.json that knows no log.
-	doc, err := m.State.LoadRun(c.Context())
-	first := errors.Is(err, state.ErrNotExist) || err == nil && len(doc.Logs) == 0 && doc.LastRun.IsZero()
-	if !first {
-		return nil // a run says what is wrong with it
-	}
-	saved, err := firstCheckpoint(m.Config)
 	if err != nil || len(saved) == 0 {
 		return err
 	}
