@@ -104,11 +104,12 @@ type Log struct {
 	// 0 is never. It is the log's own, else the configuration's, else 24h for the
 	// public logs and never for others.
 	QuietAfter time.Duration
-	Retired    bool   // past its trusted root's validFor.end
-	Discovered bool   // it is watched because the trusted root lists it
-	FromRoot   bool   // its keys are the trusted root's
-	Gone       bool   // the trusted root no longer lists it
-	Where      string // "file:line", for messages
+	Since      time.Time // its trusted root's validFor.start; zero if that is not known
+	Retired    bool      // past its trusted root's validFor.end
+	Discovered bool      // it is watched because the trusted root lists it
+	FromRoot   bool      // its keys are the trusted root's
+	Gone       bool      // the trusted root no longer lists it
+	Where      string    // "file:line", for messages
 
 	at Problem // where it stands
 }

@@ -198,7 +198,7 @@ func (c *Config) discovered(root *trust.Root, now time.Time) (logs []Log) {
 	add := func(known trust.Log, kind Kind) {
 		l := Log{
 			Type: known.Type, Kind: kind, URL: known.URL, ID: tlog.ID(known.Key.Hex()), Keys: []tlog.Key{known.Key}, Origin: known.Origin,
-			Start: Start{Head: true}, Coverage: Full, QuietAfter: c.QuietAfter, Retired: known.Retired(now), Discovered: true, FromRoot: true, Where: "the trusted root",
+			Start: Start{Head: true}, Coverage: Full, QuietAfter: c.QuietAfter, Since: known.Start, Retired: known.Retired(now), Discovered: true, FromRoot: true, Where: "the trusted root",
 		}
 		if l.QuietAfter == 0 && public(l.URL) {
 			l.QuietAfter = 24 * time.Hour
@@ -286,7 +286,7 @@ func (l *listed) alone(root *trust.Root, now time.Time) (Log, *Problem) {
 	if len(found) == 0 {
 		return wrong("missing, and the trusted root has no log at %s, only %s", out.URL, urls(root, out.Kind))
 	}
-	out.Retired, out.FromRoot = true, true
+	out.Retired, out.FromRoot, out.Since = true, true, found[0].Start
 	for _, known := range found {
 		if known.Type != "" && known.Type != out.Type {
 			return wrong("the trusted root's log at %s is of type %s, not %s", out.URL, known.Type, out.Type)

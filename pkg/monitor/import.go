@@ -255,15 +255,28 @@ func (w *logRun) name(ctx context.Context) error {
 		}
 		logs[w.info.ID] = w.info.URL
 		d.Logs = logs
-		if tree, ok := w.log.(*rekorv1.Tree); ok {
-			if base, err := tree.Offset(); err == nil {
-				imported := maps.Clone(d.Imported)
-				if imported == nil {
-					imported = make(map[string]uint64)
-				}
-				imported[w.info.URL] = base + w.st.read().Start
-				d.Imported = imported
-			}
-		}
+		w.mark(d)
 	})
+}
+
+// mark says in d up to where the service of an imported log was watched, for the logs
+// that came since.
+func (w *logRun) mark(d *state.Run) {
+	after := w.st.read().Start
+	switch tree, ok := w.log.(*rekorv1.Tree); {
+	case ok:
+		base, err := tree.Offset()
+		if err != nil {
+			return
+		}
+		after += base
+	case w.info.Type != tlog.RekorV2:
+		return
+	}
+	imported := maps.Clone(d.Imported)
+	if imported == nil {
+		imported = make(map[string]uint64)
+	}
+	imported[w.info.URL] = after
+	d.Imported = imported
 }

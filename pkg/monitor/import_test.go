@@ -138,6 +138,44 @@ func TestAnImportOfWhatNoLogSignedOrNoLongerShowsWritesNothing(t *testing.T) {
 	}
 }
 
+func TestAShardThatCameAfterTheImportedCheckpointIsReadFromItsFirstEntry(t *testing.T) {
+	s := newSigstore(t)
+	old, oldURL := s.namedShard()
+	next, nextURL := s.namedShard()
+	s.root.Rekor = append(s.root.Rekor,
+		listedLog{URL: oldURL, Key: old.Log, Since: "2024-01-01T00:00:00Z"}, listedLog{URL: nextURL, Key: next.Log, Since: "2026-01-01T00:00:00Z"})
+	s.publishRoot()
+	s.issue()
+	for _, l := range []*tlogtest.Tiles{old, next} {
+		l.Append([]byte("one"), []byte("two"), []byte("three"))
+		if err := l.Publish(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	saved := s.saved()[1:2]
+	checked, err := s.monitor().Check(t.Context(), saved...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned := map[string]uint64{}
+	for _, l := range checked.Logs {
+		planned[l.URL] = l.From
+	}
+	if planned[s.v2URL] != 1 || planned[oldURL] != 3 || planned[nextURL] != 0 {
+		t.Errorf("check plans from %v", planned)
+	}
+	if _, err := s.monitor().Import(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	read := map[string]uint64{}
+	for _, l := range s.run().Logs {
+		read[l.URL] = l.Entries
+	}
+	if read[oldURL] != 0 || read[nextURL] != 3 {
+		t.Errorf("%d entries of the older shard were read and %d of the newer one, want 0 and all 3", read[oldURL], read[nextURL])
+	}
+}
+
 func TestAnImportThatIsTooFarBehindIsRefusedInFigures(t *testing.T) {
 	w := newWorld(t)
 	w.others(7)

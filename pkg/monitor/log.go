@@ -311,16 +311,22 @@ func (w *logRun) listedLater() bool {
 	return w.listed[tlog.ID(key)].Later
 }
 
-// sinceImport says whether this is a tree that its service rotated to after another
-// monitor had saved the checkpoint that watching goes on from.
+// sinceImport says whether this is a tree or shard that came after another monitor had
+// saved the checkpoint that watching goes on from.
 func (w *logRun) sinceImport() bool {
-	after, imported := w.doc.imported()[w.info.URL]
-	tree, ok := w.log.(*rekorv1.Tree)
-	if !imported || !ok {
+	imported := w.doc.imported()
+	if tree, ok := w.log.(*rekorv1.Tree); ok {
+		after, ok := imported[w.info.URL]
+		base, err := tree.Offset()
+		return ok && err == nil && base >= after
+	}
+	if w.info.Type != tlog.RekorV2 || w.cfg.Start.Given {
 		return false
 	}
-	base, err := tree.Offset()
-	return err == nil && base >= after
+	return slices.ContainsFunc(w.Config.Logs, func(l config.Log) bool {
+		_, ok := imported[l.URL]
+		return ok && l.Type == tlog.RekorV2 && !l.Since.IsZero() && l.Since.Before(w.cfg.Since)
+	})
 }
 
 // hasSibling says whether another Rekor v2 shard was watched before this run.

@@ -147,6 +147,9 @@ func (m *Monitor) Check(ctx context.Context, saved ...ImportedCheckpoint) (*Chec
 	if err != nil {
 		c.ImportError = err.Error()
 	}
+	for _, w := range imported {
+		w.mark(doc)
+	}
 	for _, l := range found {
 		i := slices.IndexFunc(imported, func(w *logRun) bool { return w.info.ID == l.Info().ID })
 		if i < 0 {

@@ -1,6 +1,7 @@
 package monitor_test
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -47,6 +48,7 @@ type listedLog struct {
 	URL   string
 	Key   *tlogtest.Log
 	ID    []byte // default: as Sigstore makes it
+	Since string // default: the beginning of 2025
 	Ended bool
 	Raw   string // in place of the key's bytes
 }
@@ -67,7 +69,7 @@ func (l listedLog) json(t testing.TB, rekor bool) map[string]any {
 	if l.ID != nil {
 		copy(id[:], l.ID)
 	}
-	validity := map[string]any{"start": "2025-01-01T00:00:00Z"}
+	validity := map[string]any{"start": cmp.Or(l.Since, "2025-01-01T00:00:00Z")}
 	if l.Ended {
 		validity["end"] = "2026-01-01T00:00:00Z"
 	}

@@ -49,9 +49,9 @@ type Run struct {
 	// ListedBy is which trusted root: a TUF repository's ID, or "trustedRoot".
 	Listed   map[tlog.ID]Listed `json:"listed,omitempty"`
 	ListedBy string             `json:"listed_by,omitempty"`
-	// Imported is, by URL of a Rekor v1 service, the global index after the checkpoint
-	// that another monitor had: trees that begin there or later are read from their first
-	// entry.
+	// Imported is, by URL of a Rekor service, the index after the checkpoint that another
+	// monitor had, of Rekor v1 the global one: trees that begin there or later, and shards
+	// that the trusted root has from later on, are read from their first entry.
 	Imported map[string]uint64 `json:"imported,omitempty"`
 	Outbox   []Pending         `json:"outbox,omitempty"`
 
