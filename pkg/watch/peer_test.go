@@ -199,11 +199,7 @@ func (e *identities) verifier(s signatureV2) error {
 }
 
 func TestMonitoredValuesFindWhatRekorMonitorFinds(t *testing.T) {
-	const seed = 4
-	configurations := 60
-	if testing.Short() {
-		configurations = 10
-	}
+	const seed, configurations = 4, 60
 	r := rand.New(rand.NewPCG(seed, seed))
 	leaves := peerLeaves(t)
 	entries, want := make([]*entry.Entry, len(leaves)), make([]*identities, len(leaves))
