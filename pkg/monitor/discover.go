@@ -61,7 +61,30 @@ func (m *Monitor) discover(ctx context.Context, known map[tlog.ID]string, keys [
 	}
 	wg.Wait()
 	slices.SortFunc(found, func(a, b watched) int { return compareInfo(a.Info(), b.Info()) })
-	return found, failed
+	return onceEach(found, failed, known)
+}
+
+// onceEach leaves of a log that is served at several URLs one, that of the last run:
+// its document has room for one.
+func onceEach(found []watched, failed []notFound, known map[tlog.ID]string) ([]watched, []notFound) {
+	at := make(map[tlog.ID]string)
+	for _, l := range found {
+		info := l.Info()
+		if _, ok := at[info.ID]; !ok || info.URL == known[info.ID] {
+			at[info.ID] = info.URL
+		}
+	}
+	var one []watched
+	for _, l := range found {
+		info := l.Info()
+		if at[info.ID] == info.URL {
+			one = append(one, l)
+			continue
+		}
+		failed = append(failed, notFound{url: info.URL, tree: info.TreeID, typ: info.Type, cfg: l.cfg,
+			err: fmt.Errorf("log %s is watched at %s already, and one log has one URL; leave one of them out", info.ID, at[info.ID])})
+	}
+	return one, failed
 }
 
 func (m *Monitor) open(ctx context.Context, c config.Log, known map[tlog.ID]string, keys []state.Decision) ([]watched, []notFound) {

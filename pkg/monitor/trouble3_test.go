@@ -2,6 +2,7 @@ package monitor_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,29 @@ func TestAlertsOfALogThatIsNoLongerConfiguredSurviveAReadError(t *testing.T) {
 	w.run()
 	if n := w.signed(); n != 2 {
 		t.Errorf("%d alerts, want 2; run.json %v; outbox %+v", n, w.runDoc().Logs, w.doc(id).Outbox)
+	}
+}
+
+func TestALogAtTwoURLsIsWatchedAtOneAndTheOtherIsAnError(t *testing.T) {
+	w := newWorld(t)
+	w.others(5)
+	w.v1Only("start: 0", "v1.pub")
+	w.want(monitor.ExitClean)
+	for _, again := range []string{w.serve(w.v1), w.serve(w.v1)} { // one may sort before the first
+		w.logs += fmt.Sprintf("  - {type: rekor-v1, url: %q, key: v1.pub, start: 0}\n", again)
+	}
+	w.mine()
+	res := w.want(monitor.ExitFailed)
+	read := 0
+	for _, l := range res.Logs {
+		if l.URL == w.v1URL && l.Error == "" && l.Findings == 1 {
+			read++
+		} else if !strings.Contains(l.Error, "is watched at "+w.v1URL+" already") {
+			t.Errorf("got %+v", l)
+		}
+	}
+	if read != 1 || len(res.Logs) != 3 || w.signed() != 1 {
+		t.Errorf("read at %d of %d URLs, and %d alerts; want 1 of 3, and 1", read, len(res.Logs), w.signed())
 	}
 }
 
