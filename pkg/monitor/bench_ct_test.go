@@ -88,6 +88,32 @@ func (j job) submitted(t *testing.T) func(uint64) tlogtest.CTEntry {
 		}
 	}
 	ours := submit(workflow("https://github.com/acme/app"))
+	if j.Leaves == "beside" {
+		typical, junk := others, bytes.Repeat([]byte("x"), 12<<20)
+		others = func(i uint64) tlogtest.CTEntry {
+			e := typical(i)
+			if i < hugeBeside {
+				e.Chain = [][]byte{junk}
+			}
+			return e
+		}
+	}
+	if j.Leaves == "fitting" {
+		// Its name takes six times the room in JSON, and what is beside it does not count
+		// in the tree.
+		id, der := ours, ofNames(t, 0, asn1.RawValue{Class: 2, Tag: 1, Bytes: append(make([]byte, 60_000), "@acme.example"...)})
+		id.Precertificate = longSignature(t, ours.Precertificate, 4<<20)
+		typical := others
+		others = func(i uint64) tlogtest.CTEntry {
+			switch {
+			case i < largeFitting:
+				return tlogtest.CTEntry{Timestamp: i, Certificate: der}
+			case i < largeFitting+hugeBeside:
+				return id
+			}
+			return typical(i)
+		}
+	}
 	return func(i uint64) tlogtest.CTEntry {
 		if i == rareMatch {
 			return ours
@@ -96,12 +122,44 @@ func (j job) submitted(t *testing.T) func(uint64) tlogtest.CTEntry {
 	}
 }
 
-// hugeLeaves is how many leaves of a log with huge ones are huge.
-const hugeLeaves = 8
+// How many leaves of a log with huge ones are huge, how many have 16 MiB beside them,
+// and how many large ones fit a rule.
+const (
+	hugeLeaves   = 8
+	hugeBeside   = 16
+	largeFitting = 200
+)
 
-// ofNames makes a certificate of so many bytes that names as many as it can.
-func ofNames(t *testing.T, size int) []byte {
-	names, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: bytes.Repeat([]byte{0x82, 1, 'x'}, size/3)})
+// longSignature gives a certificate a signature of so many bytes.
+func longSignature(t *testing.T, der []byte, size int) []byte {
+	var c struct {
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &c); err != nil {
+		t.Fatal(err)
+	}
+	c.Signature = asn1.BitString{Bytes: make([]byte, size), BitLength: 8 * size}
+	der, err := asn1.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// ofNames makes a certificate that has the given names, and as many more as so many
+// bytes hold.
+func ofNames(t *testing.T, size int, first ...asn1.RawValue) []byte {
+	var list []byte
+	for _, name := range first {
+		b, err := asn1.Marshal(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, b...)
+	}
+	list = append(list, bytes.Repeat([]byte{0x82, 1, 'x'}, size/3)...)
+	names, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: list})
 	if err != nil {
 		t.Fatal(err)
 	}

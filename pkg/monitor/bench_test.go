@@ -158,6 +158,8 @@ func TestP5MemoryDoesNotGrowWithTheRange(t *testing.T) {
 		{"50,000 entries", tlog.RFC6962, job{Entries: 50_000}},
 		{"large entries", tlog.RFC6962, job{Entries: 1000, Leaves: "max", Latency: latency}},
 		{"entries of the largest size", tlog.RFC6962, job{Entries: 1000, Leaves: "huge", Latency: latency}},
+		{"16 MiB beside entries", tlog.RFC6962, job{Entries: 1000, Leaves: "beside"}},
+		{"large entries that fit", tlog.RFC6962, job{Entries: 1000, Leaves: "fitting"}},
 		{"50,000 entries", tlog.StaticCT, job{Entries: 50_000}},
 		{"10 tiles of the largest size", tlog.StaticCT, job{Entries: 10 * 256, Leaves: "max", Latency: latency}},
 		{"entries of the largest size", tlog.StaticCT, job{Entries: 8 * 256, Leaves: "huge", Latency: latency}},
@@ -168,8 +170,12 @@ func TestP5MemoryDoesNotGrowWithTheRange(t *testing.T) {
 			if f.PeakRSS >= maxRSS {
 				t.Errorf("the run's process took %d MiB, want less than %d", f.PeakRSS>>20, maxRSS>>20)
 			}
-			if f.Findings != 1 {
-				t.Errorf("%d findings, want the one entry of ours", f.Findings)
+			want := uint64(1)
+			if c.Leaves == "fitting" {
+				want += largeFitting + hugeBeside
+			}
+			if f.Findings != want {
+				t.Errorf("%d findings, want %d entries of ours", f.Findings, want)
 			}
 			t.Logf("%d entries: %d MiB", f.Entries, f.PeakRSS>>20)
 		})

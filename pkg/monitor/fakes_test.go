@@ -67,6 +67,9 @@ func (s *memStore) Read(ctx context.Context, name string) (data []byte, g state.
 
 func (s *memStore) Create(ctx context.Context, name string, data []byte) error {
 	return s.do(ctx, "create", name, func() error {
+		if len(data) > state.MaxObject {
+			return fmt.Errorf("%s: too large", name)
+		}
 		if o, ok := s.objects[name]; ok {
 			if bytes.Equal(o.data, data) {
 				return nil

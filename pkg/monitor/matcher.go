@@ -30,8 +30,8 @@ const (
 	batchBytes  = 512 << 10
 )
 
-// maxHeld bounds the leaves that a slice's findings and unparsed leaves stand for,
-// in bytes: all of them are in memory, and in one object, until the slice's commit.
+// maxHeld bounds a slice's findings and unparsed leaves, in bytes: all of them are in
+// memory until the slice's commit.
 const maxHeld = 4 << 20
 
 // workers bounds the batches in hand over all logs: one on each core and one
@@ -86,7 +86,13 @@ const (
 type issuers struct {
 	ctx      context.Context
 	one, all time.Duration
-	spent    atomic.Int64 // time, in vain or not: slow answers hold the workers as none do
+	spent    atomic.Int64           // time, in vain or not: slow answers hold the workers as none do
+	odd      atomic.Pointer[string] // what was served beside a leaf and is not what it committed to
+}
+
+func (x *issuers) wrong(leaf tlog.Leaf, err error) {
+	text := fmt.Sprintf("what it serves as the precertificate of index %d is not what it committed to: %.200s", leaf.Index, err)
+	x.odd.CompareAndSwap(nil, &text)
 }
 
 func (r *run) newIssuers() *issuers {
@@ -165,7 +171,10 @@ func (m *matcher) trustedPrecertificate(leaf tlog.Leaf, s *entry.Signer) (watch.
 	}
 	pre := m.issuers.local(leaf).Precertificate
 	if err := s.CheckPrecertificate(pre); err != nil {
-		return watch.Untrusted, fmt.Sprintf("what the log serves as the precertificate is not what it committed to: %v", err)
+		// Nothing commits to what is beside the leaf, so this says of the log that it
+		// serves it wrongly, and nothing of the certificate.
+		m.issuers.wrong(leaf, err)
+		return watch.Unknown, fmt.Sprintf("what the log serves as the precertificate is not what it committed to: %v", err)
 	}
 	s.Certificate = pre
 	return m.linked(leaf, func(chain [][]byte) (bool, error) {
@@ -177,7 +186,7 @@ func (m *matcher) trustedPrecertificate(leaf tlog.Leaf, s *entry.Signer) (watch.
 // Visit implements tlog.Visitor.
 func (m *matcher) Visit(leaf tlog.Leaf) bool {
 	m.batch = append(m.batch, leaf)
-	m.bytes += len(leaf.Data)
+	m.bytes += len(leaf.Data) + leaf.Beside
 	if len(m.batch) < batchLeaves && m.bytes < batchBytes {
 		return false
 	}
@@ -268,8 +277,12 @@ func (m *matcher) match(batch []tlog.Leaf) (findings []watch.Finding, bad []unpa
 		}
 		if e != nil {
 			for _, f := range m.rules.Match(e, trusted) {
-				findings = append(findings, m.locate(f, leaf))
-				held += len(leaf.Data) + 1
+				f = m.locate(f, leaf)
+				findings = append(findings, f)
+				held += f.Size()
+				if f.Cut && err == nil {
+					err = errors.New("it holds more than a finding shows")
+				}
 			}
 		}
 		if err != nil {

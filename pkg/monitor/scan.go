@@ -270,6 +270,10 @@ func (w *logRun) count(entries uint64, findings []watch.Finding, bad []unparsed)
 		}
 	}
 	w.findings = append(w.findings, findings[:min(len(findings), maxFindings-len(w.findings))]...)
+	if w.issuers != nil && w.issuers.odd.Load() != nil {
+		w.health.daily("log:"+string(w.info.ID)+":beside", w.say("%s", *w.issuers.odd.Load()),
+			"tell the log's operator; whether such a certificate leads to a trusted CA is not known, and it is alerted")
+	}
 	if len(bad) == 0 {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -443,7 +444,7 @@ func TestARogueCAsCertificateInACTLogIsReportedAsUntrusted(t *testing.T) {
 	}
 }
 
-func TestAPrecertificateOtherThanTheCommittedIsNotTrusted(t *testing.T) {
+func TestAPrecertificateOtherThanTheCommittedSaysNothingOfTheCertificate(t *testing.T) {
 	s := newSigstore(t)
 	s.want(monitor.ExitClean)
 	s.issue()
@@ -456,9 +457,68 @@ func TestAPrecertificateOtherThanTheCommittedIsNotTrusted(t *testing.T) {
 	s.static.LieBeside(0, other)
 	res := s.want(monitor.ExitFindings)
 	for _, f := range res.Findings {
-		if ct := f.LogType == tlog.RFC6962 || f.LogType == tlog.StaticCT; ct && (f.Trusted != "no" || !strings.Contains(f.TrustErr, "not what it committed to") || f.Subject != mine) {
-			t.Errorf("%s: subject %s, trusted %s (%s); want ours, and no", f.LogType, f.Subject, f.Trusted, f.TrustErr)
+		if ct := f.LogType == tlog.RFC6962 || f.LogType == tlog.StaticCT; ct && (f.Trusted != "unknown" || !strings.Contains(f.TrustErr, "not what it committed to") || f.Subject != mine) {
+			t.Errorf("%s: subject %s, trusted %s (%s); want ours, and unknown", f.LogType, f.Subject, f.Trusted, f.TrustErr)
 		}
+	}
+	if s.mails("tell the log's operator") == 0 || s.mails("Anybody can make a certificate like this") != 0 {
+		t.Errorf("mails %q; want that the logs serve it wrongly, and nothing of probes", s.subjects())
+	}
+}
+
+func TestGarbageBesideALeafDoesNotHideWhatIsThere(t *testing.T) {
+	s := newSigstore(t)
+	s.want(monitor.ExitClean)
+	_, e, err := s.ca.IssuePrecertified(github(mine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ct.Submit(e)
+	s.ct.LieBeside(0, append(e.ExtraData(), 0))
+	if f := s.want(monitor.ExitFindings).Findings; len(f) != 1 || f[0].Trusted != "yes" {
+		t.Errorf("got %+v, want one finding, trusted", f)
+	}
+}
+
+func TestEntriesLargerThanAnyFindingAreToldAndReadingGoesOn(t *testing.T) {
+	const name = "https://github.com/acme/x"
+	uri := asn1.RawValue{Class: 2, Tag: 6, Bytes: append([]byte(name), make([]byte, 200<<10)...)}
+	for what, der := range map[string][]byte{
+		"a long name": ofNames(t, 0, uri),
+		"many names":  ofNames(t, 200<<10, asn1.RawValue{Class: 2, Tag: 6, Bytes: []byte(name)}),
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newSigstore(t)
+			s.want(monitor.ExitClean)
+			for range 20 {
+				s.ct.Submit(tlogtest.CTEntry{Timestamp: uint64(s.now.UnixMilli()), Certificate: der})
+			}
+			s.issue()
+			res := s.want(monitor.ExitFindings)
+			var l monitor.LogResult
+			for _, one := range res.Logs {
+				if one.Type == tlog.RFC6962 {
+					l = one
+				}
+			}
+			if l.Error != "" || l.Scanned != 21 || l.Findings != 21 || l.Unparsed != 20 {
+				t.Errorf("got %+v, want all 21 read and found, 20 of them kept whole", l)
+			}
+			kept := 0
+			for _, o := range s.store.names("findings/" + string(l.ID) + "/unparsed/") {
+				if len(s.store.objects[o].data) > 100<<10 {
+					kept++
+				}
+			}
+			if kept == 0 {
+				t.Errorf("no leaf is kept whole")
+			}
+			for _, f := range res.Findings {
+				if f.LogType == tlog.RFC6962 && (!strings.HasPrefix(f.Subject, "https://github.com/acme/") || f.Cut != (f.Index < 20) || f.Size() > 128<<10) {
+					t.Errorf("index %d: %.60q, cut %v, %d bytes", f.Index, f.Subject, f.Cut, f.Size())
+				}
+			}
+		})
 	}
 }
 

@@ -133,8 +133,8 @@ type findingsHeader struct {
 	Previous string  `json:"previous"` // the findings object before, "" for the first
 }
 
-// PutFindings writes what was found in [from, to) and returns the object's name,
-// for Log.Findings. previous is what Log.Findings named so far; without findings
+// PutFindings writes what was found in [from, to), in several objects if it is much, and
+// returns the name of the last, for Log.Findings. previous is what Log.Findings named so far; without findings
 // nothing is written and it is returned. The same findings get the same name.
 func (s *State) PutFindings(ctx context.Context, id tlog.ID, from, to uint64, previous string, found []watch.Finding) (string, error) {
 	if _, err := tlog.ParseID(string(id)); err != nil {
@@ -152,19 +152,33 @@ func (s *State) PutFindings(ctx context.Context, id tlog.ID, from, to uint64, pr
 	}
 	var b bytes.Buffer
 	lines := json.NewEncoder(&b)
-	if err := lines.Encode(findingsHeader{Log: id, From: from, To: to, Previous: previous}); err != nil {
-		return "", fmt.Errorf("findings of log %s: %w", id, err)
-	}
-	for _, f := range found {
+	for i, f := range found {
+		if b.Len() == 0 {
+			if err := lines.Encode(findingsHeader{Log: id, From: from, To: to, Previous: previous}); err != nil {
+				return "", fmt.Errorf("findings of log %s: %w", id, err)
+			}
+		}
 		if f.Log != id {
 			return "", fmt.Errorf("findings of log %s: the finding at index %d is of log %q", id, f.Index, f.Log)
 		}
 		if err := lines.Encode(f); err != nil {
 			return "", fmt.Errorf("findings of log %s: index %d: %w", id, f.Index, err)
 		}
+		if b.Len() < findingsObject && i < len(found)-1 {
+			continue
+		}
+		var err error
+		if previous, err = s.createHashed(ctx, fmt.Sprintf("findings/%s/%d-%d-", id, from, to), ".jsonl", b.Bytes()); err != nil {
+			return "", err
+		}
+		b.Reset()
 	}
-	return s.createHashed(ctx, fmt.Sprintf("findings/%s/%d-%d-", id, from, to), ".jsonl", b.Bytes())
+	return previous, nil
 }
+
+// findingsObject is about how large an object with findings becomes: what does not fit
+// goes into further ones.
+const findingsObject = 8 << 20
 
 // Findings walks all findings of a log, from the newest findings object, head,
 // back to the first; those of one object come in the order in which they were

@@ -109,6 +109,40 @@ func putFindings(t *testing.T, s *State, from, to uint64, previous string, index
 	return name
 }
 
+func TestFindingsThatAreManyGoIntoSeveralObjects(t *testing.T) {
+	s := New(&folder{root: t.TempDir()})
+	before := putFindings(t, s, 0, 1, "", 0)
+	var found []watch.Finding
+	var want []uint64
+	for i := range uint64(50) {
+		found = append(found, watch.Finding{Log: logA, Index: i, Rule: strings.Repeat("r", 1<<20), Subject: "<\u2028\x00>\n"})
+		want = append(want, i)
+	}
+	head, err := s.PutFindings(t.Context(), logA, 1, 60, before, found)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := walk(t, s, head)
+	if err != nil || len(got) != 51 || got[50] != 0 {
+		t.Fatalf("got %v, %v; want 51 findings, the one of before at the end", got, err)
+	}
+	slices.Sort(got[:50])
+	if !slices.Equal(got[:50], want) {
+		t.Errorf("got %v, want each once", got)
+	}
+	objects := 0
+	for name, err := range s.store.List(t.Context(), "findings/") {
+		data, _, readErr := s.store.Read(t.Context(), name)
+		if err != nil || readErr != nil || len(data) > findingsObject+2<<20 {
+			t.Errorf("%s has %d bytes (%v, %v)", name, len(data), err, readErr)
+		}
+		objects++
+	}
+	if objects != 8 {
+		t.Errorf("%d objects, want 8", objects)
+	}
+}
+
 func walk(t *testing.T, s *State, head string) (indexes []uint64, failed error) {
 	t.Helper()
 	for f, err := range s.Findings(t.Context(), head) {

@@ -96,6 +96,8 @@ type Leaf struct {
 	// Submission gets what a CT log serves beside the leaf; nil for other logs. It may
 	// have to fetch: call it for findings only. It keeps the fetched buffer, as Data does.
 	Submission func(ctx context.Context) (Submission, error)
+	// Beside is how many bytes of the fetched buffer Submission keeps, besides Data.
+	Beside int
 }
 
 // Submission is what a CA handed to a CT log, as the log serves it. The leaf hash

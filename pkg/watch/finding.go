@@ -58,6 +58,9 @@ type Finding struct {
 	// leave entries out without our noticing.
 	BestEffort bool   `json:"bestEffort,omitempty"`
 	Link       string `json:"link,omitempty"` // where to look at the entry
+	// Cut says that the entry holds more than is shown here, or more that fits: its text
+	// or lists are longer than any honest one's, or its certificate is left out.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // Extension is a certificate extension as a finding shows it.

@@ -35,8 +35,13 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 			if verdict == "" {
 				verdict, reason = judge(s, trust)
 			}
+			if len(found) == maxPerEntry {
+				found[len(found)-1].Cut = true
+				return found
+			}
 			f := finding(e, s, fit)
 			f.Rule, f.Trusted, f.TrustErr = rule.name, verdict, reason
+			f.bound()
 			f.Expected = (verdict == Trusted || isKey(s)) &&
 				slices.ContainsFunc(rule.expect, func(c clause) bool { return c.expects(s) })
 			found = append(found, f)
@@ -52,6 +57,7 @@ func (r *Rules) unsigned(e *entry.Entry) (found []Finding) {
 		if rule := &r.rules[j]; rule.onlyDigest() && rule.signer == AnySigner && rule.digestFits(e) {
 			f := finding(e, &entry.Signer{}, fit{matched: "digest"})
 			f.Rule, f.Trusted = rule.name, Unknown
+			f.bound()
 			found = append(found, f)
 		}
 	}
@@ -235,7 +241,7 @@ func finding(e *entry.Entry, s *entry.Signer, fit fit) Finding {
 		return f
 	}
 	f.CertificateID = s.CertificateID()
-	if len(s.Certificate) > 0 {
+	if f.Cut = len(s.Certificate) > maxCertificate; !f.Cut && len(s.Certificate) > 0 {
 		f.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate}))
 	}
 	f.Times = append(f.Times, []Time{

@@ -31,6 +31,7 @@ failingSince string
 findings[].bestEffort bool
 findings[].certificate string
 findings[].certificateId string
+findings[].cut bool
 findings[].digests[] string
 findings[].expected bool
 findings[].extensions[].name string

@@ -19,7 +19,8 @@ func (l *Log) submission(index uint64, e served) func(context.Context) (tlog.Sub
 	return func(context.Context) (tlog.Submission, error) {
 		s, err := parseSubmission(e.leaf, e.extra)
 		if err != nil {
-			return tlog.Submission{}, &tlog.Unverified{
+			// What could be read is checked by whoever uses it, so garbage after it does no harm.
+			return s, &tlog.Unverified{
 				What:   fmt.Sprintf("the extra_data of leaf %d at %s", index, l.info.URL),
 				Served: e.extra,
 				Err:    err,

@@ -68,6 +68,7 @@ func (l *Log) splitDataTile(raw []byte, ch tlog.Chunk) (leaves []tlog.Leaf, serv
 				Data:       data,
 				Hash:       tlog.LeafHash(data),
 				Submission: l.submission(index, leaf.precertificate, leaf.chain),
+				Beside:     size - len(data),
 			})
 		}
 		rest = rest[size:]
