@@ -13,6 +13,7 @@ import (
 	"github.com/whosigned/whosigned/pkg/notify"
 	"github.com/whosigned/whosigned/pkg/report"
 	"github.com/whosigned/whosigned/pkg/state"
+	"github.com/whosigned/whosigned/pkg/watch"
 )
 
 // outbox holds alerts until every one of their sinks has acknowledged them (P3).
@@ -204,7 +205,7 @@ func (d *delivery) settle() {
 // whether there are more. An alert that is refused is passed over for the rest of
 // the run, and a sink that is down is left alone; both are tried again in the next.
 func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
-	alerts, more := d.gather(ctx, sink.Name())
+	alerts, more := d.gather(ctx, sink)
 	if len(alerts) == 0 {
 		return false
 	}
@@ -226,10 +227,11 @@ func (d *delivery) flush(ctx context.Context, sink notify.Sink) (more bool) {
 	return more
 }
 
-// gather loads pending alerts of a sink.
-func (d *delivery) gather(ctx context.Context, sink string) (alerts []report.Alert, more bool) {
+// gather loads pending alerts of a sink, with all of their findings if it lists those.
+func (d *delivery) gather(ctx context.Context, to notify.Sink) (alerts []report.Alert, more bool) {
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
+	sink, whole := to.Name(), notify.ListsAll(to)
 	d.mu.Lock()
 	boxes, down, passed := slices.Clone(d.boxes), d.down[sink], d.passed[sink]
 	d.mu.Unlock()
@@ -247,6 +249,9 @@ func (d *delivery) gather(ctx context.Context, sink string) (alerts []report.Ale
 			}
 			seen[p.Alert] = true
 			a, n, err := d.load(ctx, p)
+			if err == nil && whole && a.Cut > 0 {
+				n, err = d.complete(ctx, &a)
+			}
 			if err != nil {
 				d.fail(sink, err, false)
 				passed[p.Alert] = true
@@ -315,6 +320,45 @@ func (d *delivery) load(ctx context.Context, p state.Pending) (a report.Alert, s
 		return a, 0, fmt.Errorf("alert %s: its payload says that it is %q", p.Alert, a.ID)
 	}
 	return a, len(payload), nil
+}
+
+// complete lists all findings of an alert that carries a part of them. They are in the
+// object that it points at, whose slice had few enough of them to be held at once (see
+// maxHeld). It returns their size in bytes, as they are kept.
+func (d *delivery) complete(ctx context.Context, a *report.Alert) (size int, err error) {
+	var all []watch.Finding
+	want := len(a.Findings) + a.Cut
+	for f, err := range d.r.State.Findings(ctx, a.Pointer) {
+		if err != nil {
+			return 0, fmt.Errorf("alert %s: its findings, all of which are to be listed: %w", a.ID, err)
+		}
+		if f.Index < a.From || f.Index >= a.To {
+			break // of an object before
+		}
+		if !tellsOf(a, f) {
+			continue
+		}
+		line, err := json.Marshal(f)
+		if err != nil {
+			return 0, fmt.Errorf("alert %s: its finding at index %d: %w", a.ID, f.Index, err)
+		}
+		all, size = append(all, f), size+len(line)
+		if len(all) == want {
+			break // what may follow is of an object before
+		}
+	}
+	if len(all) < want {
+		return 0, fmt.Errorf("alert %s: it is about %d findings, and %s has %d of them", a.ID, want, a.Pointer, len(all))
+	}
+	a.Findings, a.Cut = all, 0
+	return size, nil
+}
+
+// tellsOf says whether a finding of the slice that an identity alert is about is one of
+// the alert's own: see keepFindings.
+func tellsOf(a *report.Alert, f watch.Finding) bool {
+	untrusted := len(a.Findings) > 0 && a.Findings[0].Trusted == watch.Untrusted
+	return !f.Expected && (f.Trusted == watch.Untrusted) == untrusted
 }
 
 // record commits what a sink acknowledged and what it said of the rest.

@@ -137,6 +137,34 @@ func TestARepeatOfAnAlertIsACommentOnceADay(t *testing.T) {
 	})
 }
 
+func TestAClockAheadOfGitHubsOpensNoSecondIssueAndNoSecondComment(t *testing.T) {
+	const ahead = 3 * time.Hour
+	// behind takes an issue to what GitHub's clock said when it was written.
+	behind := func(i *notifytest.Issue) {
+		i.Created, i.Updated = i.Created.Add(-ahead), i.Updated.Add(-ahead)
+		for n := range i.Comments {
+			i.Comments[n].Created = i.Comments[n].Created.Add(-ahead)
+		}
+	}
+	onGitHub(t, config.GitHub{}, func(t *testing.T, api *notifytest.GitHub, open func() Sink) {
+		a, began := found(1), time.Now()
+		deliver(t, open(), a)
+		api.Change(1, behind)
+		deliver(t, open(), a) // the acknowledgement was not committed
+		wantShape(t, api, "the same alert", 1)
+		api.Change(1, func(i *notifytest.Issue) {
+			i.Updated, i.Comments[0].Created = i.Created, i.Created
+		})
+		deliver(t, open(), a)
+		wantShape(t, api, "the same alert once more", 1)
+
+		deliver(t, open(), condition(began, "a", "opened"))
+		api.Change(2, behind)
+		deliver(t, open(), condition(began, "a", "closed"))
+		wantShape(t, api, "the end of a condition", 1, 1)
+	})
+}
+
 func TestWhatGoesOnIsACommentOnTheIssueOfTheFirstAlert(t *testing.T) {
 	onGitHub(t, config.GitHub{}, func(t *testing.T, api *notifytest.GitHub, open func() Sink) {
 		began := time.Now()

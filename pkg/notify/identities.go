@@ -61,6 +61,14 @@ func Tells(s Sink) bool {
 	return !file
 }
 
+// ListsAll says whether a sink lists every finding of an alert. Such a sink takes none
+// with findings left out (report.Alert.Cut) that are kept elsewhere: whoever sends puts
+// them back before.
+func ListsAll(s Sink) bool {
+	_, file := s.(*identities)
+	return file
+}
+
 func openIdentities(i config.Identities) (Sink, error) {
 	s := &identities{route: route{name: "identities", classes: []report.Class{report.ClassIdentity}},
 		path: i.Path, json: i.JSON, values: map[string]value{}}
@@ -104,6 +112,9 @@ func oids(name string) []string {
 func (s *identities) Send(ctx context.Context, m report.Message) error {
 	var text []byte
 	for _, a := range m.Alerts() {
+		if a.Cut > 0 && a.Pointer != "" {
+			return &SendError{Sink: s.name, Alert: m.ID, Err: fmt.Errorf("alert %s lacks %d of its findings, which are in %s: nothing is written of it without them", a.ID, a.Cut, report.Safe(a.Pointer))}
+		}
 		text = append(text, s.text(&a)...)
 	}
 	err := ctx.Err()
@@ -116,8 +127,8 @@ func (s *identities) Send(ctx context.Context, m report.Message) error {
 	return nil
 }
 
-// text is an alert's lines. That an alert carries only a part of its findings is said
-// in a line of its own, which rekor-monitor has no like of.
+// text is an alert's lines. A scan lists so many findings and no more: how many there are
+// besides is said in words, and of JSON, whose readers know no such line, by the scan alone.
 func (s *identities) text(a *report.Alert) []byte {
 	var text []byte
 	var before *watch.Finding
@@ -141,15 +152,8 @@ func (s *identities) text(a *report.Alert) []byte {
 			text = append(text, rendered...)
 		}
 	}
-	if a.Cut > 0 {
-		switch {
-		case s.json:
-			return append(fmt.Appendf(text, `{"NotListed":%d,"Object":`, a.Cut), quoted(a.Pointer)+"}\n"...)
-		case a.Pointer == "": // of a scan, which keeps nothing
-			text = fmt.Appendf(text, "%d more findings are not listed here\n", a.Cut)
-		default:
-			text = fmt.Appendf(text, "%d more findings are not listed here: see %s in the state\n", a.Cut, report.Safe(a.Pointer))
-		}
+	if a.Cut > 0 && !s.json {
+		text = fmt.Appendf(text, "%d more findings are not listed here\n", a.Cut)
 	}
 	return text
 }

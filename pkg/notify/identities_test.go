@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,13 +185,51 @@ func TestOutputIdentitiesAppends(t *testing.T) {
 		a.Seal()
 		alerts = append(alerts, a)
 	}
-	alerts[0].Cut, alerts[0].Pointer = 3, "findings/log/0-1.jsonl"
 	if acked, err := Deliver(t.Context(), sink, alerts); err != nil || len(acked) != len(alerts) {
 		t.Fatalf("acknowledged %d, %v; want all %d", len(acked), err, len(alerts))
 	}
 	got := readFile(t, path)
-	if !strings.HasPrefix(got, "old 1\ntorn\nc0ffee 0\n3 more findings are not listed here: see findings/log/0-1.jsonl in the state\nc0ffee 1\n") || strings.Count(got, "\n") != 2+1+len(alerts) {
-		t.Errorf("got\n%s\nwant what was there, a line for each finding, and one for those cut", got)
+	if !strings.HasPrefix(got, "old 1\ntorn\nc0ffee 0\nc0ffee 1\n") || strings.Count(got, "\n") != 2+len(alerts) {
+		t.Errorf("got\n%s\nwant what was there, and a line for each finding", got)
+	}
+}
+
+func TestOutputIdentitiesTakesNoAlertWithoutAllOfItsFindings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ids.txt")
+	sink := identitiesSink(t, path, false)
+	whole := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Findings: foundIdentities()}
+	part := whole
+	part.Cut, part.Pointer = 3, "findings/log/0-1.jsonl"
+	whole.Seal()
+	part.Seal()
+	acked, err := Deliver(t.Context(), sink, []report.Alert{part, whole})
+	var failed *SendError
+	if !slices.Equal(acked, []string{whole.ID}) || !errors.As(err, &failed) || failed.Down || failed.Delivered || !strings.Contains(err.Error(), "lacks 3 of its findings, which are in findings/log/0-1.jsonl") {
+		t.Errorf("acknowledged %q, %v; want the whole one only (%s), and where the rest of the other is", acked, err, whole.ID)
+	}
+	if got, want := strings.Count(readFile(t, path), "\n"), 12; got != want {
+		t.Errorf("got %d lines, want the %d of the whole one", got, want)
+	}
+	if other, err := openFolder(config.Folder{Path: t.TempDir()}); err != nil || !ListsAll(sink) || ListsAll(other) {
+		t.Errorf("lists all findings: %v, a folder: %v (%v); want that only the file does", ListsAll(sink), ListsAll(other), err)
+	}
+}
+
+// A scan keeps nothing that the rest could be taken from, and its result says that.
+func TestOutputIdentitiesSaysInWordsOnlyHowManyAScanDidNotList(t *testing.T) {
+	for json, want := range map[bool]string{
+		false: "c0ffee 7\n3 more findings are not listed here\n",
+		true:  `{"MatchedIdentity":{"fingerprint":"c0ffee","type":"fingerprint"},"CertSubject":"","Issuer":"","Fingerprint":"c0ffee","Subject":"","Index":7,"UUID":"","OIDExtension":null,"ExtensionValue":""}` + "\n",
+	} {
+		path := filepath.Join(t.TempDir(), "ids")
+		a := report.Alert{Class: report.ClassIdentity, Created: time.Unix(1700000000, 0), Cut: 3, Findings: []watch.Finding{{Rule: "print", Index: 7, Fingerprint: "c0ffee"}}}
+		a.Seal()
+		if _, err := Deliver(t.Context(), identitiesSink(t, path, json), []report.Alert{a}); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(t, path); got != want {
+			t.Errorf("JSON %v: got\n%s\nwant\n%s", json, got, want)
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ func onMailgun(t *testing.T, test func(t *testing.T, api *notifytest.Mailgun, si
 func TestMailgunTakesOurMessages(t *testing.T) {
 	onMailgun(t, func(t *testing.T, api *notifytest.Mailgun, sink Sink) {
 		all := alerts(2)
-		all[0].Findings[0].Subject = "x\r\nBcc: evil@evil.example\r\n\r\n<script>\x00\u202e%recipient%"
+		all[0].Findings[0].Subject = "x\r\nBcc: evil@evil.example\r\n\r\n<script>\x00\u202e"
 		all[0].Seal()
 		deliver(t, sink, all...)
 		m, want := api.Mails()[0], report.Email(all[:1])
@@ -55,6 +55,31 @@ func TestMailgunTakesOurMessages(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestMailgunReplacesNothingInWhatALogSays(t *testing.T) {
+	for name, shown := range map[string]string{
+		"%unsubscribe_url%":              `\u{0025}unsubscribe_url%`,
+		"%tag_unsubscribe_url%":          `\u{0025}tag_unsubscribe_url%`,
+		"%mailing_list_unsubscribe_url%": `\u{0025}mailing_list_unsubscribe_url%`,
+		"%unsubscribe_email%":            `\u{0025}unsubscribe_email%`,
+		"%a%unsubscribe_url%":            `\u{0025}a\u{0025}unsubscribe_url%`,
+		"%C3%unsubscribe_url%":           `%C3\u{0025}unsubscribe_url%`,
+		"%%unsubscribe_url%%":            `%\u{0025}unsubscribe_url%%`,
+	} {
+		onMailgun(t, func(t *testing.T, api *notifytest.Mailgun, sink Sink) {
+			deliver(t, sink, signedAs("https://github.com/acme/"+name))
+			m := api.Mails()[0]
+			for part, got := range map[string]string{"subject": m.Subject, "text": m.Text, "HTML": m.HTML} {
+				if strings.Contains(got, notifytest.UnsubscribeLink) {
+					t.Errorf("%s: the %s has a link that puts off whoever follows it:\n%s", name, part, got)
+				}
+				if want := "https://github.com/acme/" + shown; !strings.Contains(strings.ReplaceAll(got, "<wbr>", ""), want) {
+					t.Errorf("the %s does not say who signed, as %s:\n%s", part, want, got)
+				}
+			}
+		})
+	}
 }
 
 func TestMailgunTakesTheLargestDigest(t *testing.T) {

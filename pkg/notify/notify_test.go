@@ -70,6 +70,52 @@ func (f *fake) Send(_ context.Context, m report.Message) error {
 	return err
 }
 
+// signedAs is an alert of a signature with a subject, sealed.
+func signedAs(subject string) report.Alert {
+	a := alert(report.ClassIdentity, 1)
+	a.Findings[0].Subject = subject
+	a.Seal()
+	return a
+}
+
+func TestAPercentSignBeginsNoNameInAMailButStaysInURLs(t *testing.T) {
+	for text, want := range map[string]string{
+		"%name%":                          `\u{0025}name%`,
+		"%_x%":                            `\u{0025}_x%`,
+		"%Recipient.a%":                   `\u{0025}Recipient.a%`,
+		"%a%b%c":                          `\u{0025}a\u{0025}b\u{0025}c`,
+		"<%asm%>":                         `<\u{0025}asm%>`,
+		"ends in %a":                      `ends in \u{0025}a`,
+		"%Gü%":                            `\u{0025}Gü%`,
+		"https://x.test/%C3%A4pp%2Fa%20b": "https://x.test/%C3%A4pp%2Fa%20b",
+		"100 % of 5%, width:100%;":        "100 % of 5%, width:100%;",
+		"%":                               "%",
+		"%%":                              "%%",
+	} {
+		if got := unnamed(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+	a := alert(report.ClassIdentity, 1)
+	a.Findings[0].Link = "https://rekor.acme.test/a%2Fb/%C3%A4?q=%unsubscribe_url%&logIndex=7"
+	a.Seal()
+	m := report.Email([]report.Alert{a})
+	_, text, html := literal(m)
+	if want := `href="https://rekor.acme.test/a%2Fb/%C3%A4?q=%25unsubscribe_url%25&amp;logIndex=7"`; !strings.Contains(html, want) {
+		t.Errorf("the HTML lacks %s:\n%s", want, html)
+	}
+	if want := `https://rekor.acme.test/a%2Fb/%C3%A4?q=\u{0025}unsubscribe_url%&logIndex=7`; !strings.Contains(text, want) {
+		t.Errorf("the text lacks %s:\n%s", want, text)
+	}
+	if plain := message(1); strings.Contains(plain.HTML, "%") {
+		if _, _, html := literal(plain); html != plain.HTML {
+			t.Error("the page of a message without variables is changed")
+		}
+	} else {
+		t.Error("the page has no % any more: this test needs another one")
+	}
+}
+
 func TestDeliverAcknowledgesExactlyWhatTheSinkDid(t *testing.T) {
 	refused := &SendError{Sink: "fake", Err: errors.New("no")}
 	down := &SendError{Sink: "fake", Down: true, Err: errors.New("gone")}

@@ -48,6 +48,22 @@ func TestSendGridTakesOurMessages(t *testing.T) {
 	}
 }
 
+func TestSendGridIsGivenNoTagOutOfALog(t *testing.T) {
+	for _, tag := range []string{"<%asm_global_unsubscribe_url%>", "<%asm_global_unsubscribe_raw_url%>", "<%asm_group_unsubscribe_raw_url%>", "<%asm_preferences_raw_url%>"} {
+		api, sink := standIn(t)
+		deliver(t, sink, signedAs("https://github.com/acme/"+tag))
+		m := api.Mails()[0]
+		for part, got := range map[string]string{"subject": m.Subject, "text": m.Text, "HTML": m.HTML} {
+			if strings.Contains(got, tag) || strings.Contains(got, tag[1:len(tag)-1]) {
+				t.Errorf("the %s holds SendGrid's tag %s:\n%s", part, tag, got)
+			}
+		}
+		if want := `<\u{0025}` + tag[2:]; !strings.Contains(m.Text, want) {
+			t.Errorf("the text does not say who signed, as %s:\n%s", want, m.Text)
+		}
+	}
+}
+
 func TestSendGridTakesTheLargestDigest(t *testing.T) {
 	api, sink := standIn(t)
 	var all []report.Alert

@@ -79,6 +79,21 @@ func TestSMTPDeliversInEveryModeOfTLS(t *testing.T) {
 	}
 }
 
+// A relay may be Mailgun's or SendGrid's, which replace there what they do in their APIs.
+func TestARelayIsGivenNoVariableOutOfALog(t *testing.T) {
+	server, sink := mailServer(t, notifytest.SMTPConfig{})
+	a := signedAs("<%asm_global_unsubscribe_url%>/%unsubscribe_url%")
+	deliver(t, sink, a)
+	m := report.Email([]report.Alert{a})
+	m.Subject, m.Text, m.HTML = literal(m)
+	for part, got := range map[string]string{"subject": m.Subject, "text": m.Text, "HTML": m.HTML} {
+		if strings.Contains(got, "%asm") || strings.Contains(got, "%unsub") {
+			t.Errorf("the %s holds a variable:\n%s", part, got)
+		}
+	}
+	wellFormed(t, server.Mails()[0].Data, m)
+}
+
 func TestSMTPAcknowledgesOnly250AfterTheData(t *testing.T) {
 	for name, c := range map[string]struct {
 		reply func(string, string) string

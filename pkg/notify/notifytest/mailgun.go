@@ -18,7 +18,9 @@ import (
 // Mailgun is an http.Handler that stands in for https://api.mailgun.net: it accepts
 // what the reference at
 // https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages
-// allows for a message to a domain, as a multipart form, and refuses the rest.
+// allows for a message to a domain, as a multipart form, and refuses the rest. As
+// https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages says, it
+// puts a link in the place of each of its variables: [UnsubscribeLink].
 type Mailgun struct {
 	Key    string // the API key that it accepts
 	Domain string
@@ -158,6 +160,18 @@ func (s *Mailgun) form(w http.ResponseWriter, r *http.Request) (m Mail, status i
 	return m, http.StatusBadRequest, message
 }
 
+// UnsubscribeLink is how the links begin that stand in a message where Mailgun's
+// variables were: who follows one gets no more mail of the domain.
+const UnsubscribeLink = "https://email.mailgun.test/u/"
+
+// expand replaces Mailgun's variables, as it does in the subject and every part.
+func expand(s string) string {
+	for _, name := range []string{"unsubscribe_url", "tag_unsubscribe_url", "mailing_list_unsubscribe_url", "unsubscribe_email"} {
+		s = strings.ReplaceAll(s, "%"+name+"%", UnsubscribeLink+name)
+	}
+	return s
+}
+
 // mailOf makes a message of the form's fields.
 func mailOf(values map[string][]string) (m Mail, wrong string) {
 	m.Headers, m.CustomArgs = map[string]string{}, map[string]string{}
@@ -188,7 +202,7 @@ func mailOf(values map[string][]string) (m Mail, wrong string) {
 	if err != nil {
 		return m, "from parameter is not a valid address. please check documentation"
 	}
-	m.From, m.Subject, m.Text, m.HTML = from.Address, one("subject"), one("text"), one("html")
+	m.From, m.Subject, m.Text, m.HTML = from.Address, expand(one("subject")), expand(one("text")), expand(one("html"))
 	switch {
 	case m.Subject == "" || strings.ContainsAny(m.Subject, "\r\n"):
 		return m, "subject parameter is missing or holds a line end"

@@ -89,3 +89,25 @@ func TestMailgunRefusesWhatTheReferenceForbids(t *testing.T) {
 		}
 	}
 }
+
+func TestMailgunPutsLinksWhereItsVariablesStand(t *testing.T) {
+	api := &Mailgun{Key: "key", Domain: "mg.acme.test"}
+	body, contentType := formOf(t, []string{"from=a@acme.test", "to=b@acme.test", "subject=%unsubscribe_url%", "text=x%tag_unsubscribe_url%y 100% %2F", "html=<p>%mailing_list_unsubscribe_url%, &#37;unsubscribe_url%"})
+	r := httptest.NewRequest(http.MethodPost, "/v3/mg.acme.test/messages", body)
+	r.SetBasicAuth("api", "key")
+	r.Header.Set("Content-Type", contentType)
+	api.ServeHTTP(httptest.NewRecorder(), r)
+	if len(api.Mails()) != 1 {
+		t.Fatalf("%d mails, want 1", len(api.Mails()))
+	}
+	m := api.Mails()[0]
+	for got, want := range map[string]string{
+		m.Subject: UnsubscribeLink + "unsubscribe_url",
+		m.Text:    "x" + UnsubscribeLink + "tag_unsubscribe_urly 100% %2F",
+		m.HTML:    "<p>" + UnsubscribeLink + "mailing_list_unsubscribe_url, &#37;unsubscribe_url%",
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
