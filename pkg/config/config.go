@@ -104,6 +104,7 @@ type Log struct {
 	// 0 is never. It is the log's own, else the configuration's, else 24h for the
 	// public logs and never for others.
 	QuietAfter time.Duration
+	QuietGiven bool      // the configuration says so of this log
 	Since      time.Time // its trusted root's validFor.start; zero if that is not known
 	Retired    bool      // past its trusted root's validFor.end
 	Discovered bool      // it is watched because the trusted root lists it

@@ -74,6 +74,9 @@ func (d *document) log(cfg *Config, n node, f map[string]node, quiet node) {
 	named := l.given["id"] || cfg.Discover && (l.given["url"] || l.given["origin"])
 	l.log.Type = logType(f["type"], named)
 	l.log.Kind = kindOf(l.log.Type)
+	if l.given["insecure"] && !l.given["url"] {
+		f["insecure"].fail("only beside url: it is said of a host, and the trusted root may list another later")
+	}
 	if l.given["url"] || !named {
 		l.log.URL = logURL(f["url"], l.log.Insecure)
 	}

@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/whosigned/whosigned/pkg/entry"
@@ -40,13 +42,12 @@ func (d *document) scan(from, to node) *Scan {
 	if from.none() && to.none() {
 		return nil
 	}
-	const want = "a whole number, 0 or more"
 	var s Scan
 	if !from.none() {
-		s.Start, _ = from.index(want)
+		s.Start, _ = from.peerIndex()
 	}
 	if !to.none() {
-		last, ok := to.index(want)
+		last, ok := to.peerIndex()
 		if ok && last < s.Start {
 			to.fail("endIndex %d is before startIndex %d", last, s.Start)
 		}
@@ -59,8 +60,31 @@ func (d *document) scan(from, to node) *Scan {
 	case !to.none():
 		remove = "startIndex and endIndex"
 	}
+	if from.none() {
+		to.warn("startIndex is missing, so the scan begins at entry 0; rekor-monitor begins at its last checkpoint, and reads nothing if there is none; give startIndex to begin elsewhere")
+	}
 	at.warn("the run is a one-off scan of entries %s: no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove %s to monitor", s, remove)
 	return &s
+}
+
+// peerIndex is startIndex or endIndex as rekor-monitor's parser (gopkg.in/yaml.v2 v2.4.0)
+// reads it: 010 is octal, 0x10, 0o10 and 0b10 are what they are in Go, 08, 5.0 and 1e3
+// are decimal. A fraction, which is cut off there, is a problem.
+func (n node) peerIndex() (i uint64, ok bool) {
+	text := strings.ReplaceAll(n.text(), "_", "")
+	i, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 0, 64)
+	const exact = 1 << 53 // beyond it a float has gaps
+	if f, none := strconv.ParseFloat(text, 64); err != nil && none == nil && 0 <= f && f <= exact && f == math.Trunc(f) {
+		i, err = uint64(f), nil
+	}
+	if err != nil || i >= math.MaxInt64 {
+		n.fail("%q is not an index; write a whole number, 0 or more", n.text())
+		return 0, false
+	}
+	if strconv.FormatUint(i, 10) != text {
+		n.warn("%q is read as %d, as by rekor-monitor; write %d", n.text(), i, i)
+	}
+	return i, true
 }
 
 // extensionKeys hold extensions to watch for: an OID as integers, by Fulcio's name,
@@ -97,12 +121,20 @@ func search(text string) watch.AnyOf { return watch.AnyOf{{How: watch.Search, Te
 func exact(text string) watch.AnyOf  { return watch.AnyOf{{How: watch.Exact, Text: text}} }
 
 // add appends a rule unless there is the same one already; a value listed twice
-// would only be found twice.
+// would only be found twice. Names are made of values, so different rules may come to
+// the same one: a name that is taken gets a number.
 func (s *specs) add(n node, name string, r watch.Rule, at map[string]node) {
-	if slices.ContainsFunc(s.rules, func(other watch.Rule) bool { return other.Compat && other.Name == name }) {
-		return
-	}
 	r.Name, r.Compat = name, true
+	for number := 2; ; number++ {
+		taken := slices.IndexFunc(s.rules, func(other watch.Rule) bool { return other.Compat && other.Name == r.Name })
+		if taken < 0 {
+			break
+		}
+		if reflect.DeepEqual(s.rules[taken], r) {
+			return
+		}
+		r.Name = fmt.Sprintf("%s (%d)", name, number)
+	}
 	i := len(s.rules)
 	s.place(i, "", n)
 	for field, where := range at {
@@ -160,6 +192,12 @@ func (d *document) extensions(s *specs, oids, fulcio, custom node) {
 		// an OID is left to the rules' compiler.
 		if _, ok := entry.ExtensionOID(e.name); !ok && !strings.Contains(e.name, ".") {
 			e.warn("unknown extension; it is ignored; use one of Fulcio's names, such as build-signer-uri, or customExtensions for an OID")
+			continue
+		}
+		// As templates make them; rekor-monitor passes over these, but not over the same in
+		// the other two.
+		if len(e.listOrOne()) == 0 {
+			e.warn("no values to match, so nothing is watched for; list them, or remove the key")
 			continue
 		}
 		d.extension(s, e.node, e.name, e.node)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,6 +102,9 @@ func TestMonitoredValuesAreTakenInEverySpelling(t *testing.T) {
 9: monitoredValues.certIdentities[0].note: unknown key; it is ignored; known here: certSubject, issuers
 10: monitoredValues.oidMatchers.more: unknown key; it is ignored; known here: oidExtensions, fulcioExtensions, customExtensions, oidextensions, fulcioextensions, customextensions
 11: monitoredValues.customExtensions[0].why: unknown key; it is ignored; known here: objectIdentifier, extensionValues`},
+		{"Fulcio's extensions without values", "fulcioExtensions: {build-signer-uri: [a], issuer: []}\n  oidMatchers:\n    fulcioExtensions:\n      build-trigger:", "extension build-signer-uri a",
+			`8: monitoredValues.oidMatchers.fulcioExtensions.build-trigger: no values to match, so nothing is watched for; list them, or remove the key
+5: monitoredValues.fulcioExtensions.issuer: no values to match, so nothing is watched for; list them, or remove the key`},
 		{"an unknown extension", "fulcioExtensions: {build-signer: [a], 1.2.3: [b]}", "extension 1.2.3 b",
 			"5: monitoredValues.fulcioExtensions.build-signer: unknown extension; it is ignored; use one of Fulcio's names, such as build-signer-uri, or customExtensions for an OID"},
 	} {
@@ -117,13 +121,95 @@ func TestMonitoredValuesAreTakenInEverySpelling(t *testing.T) {
 func TestAScanIsSaidToBeOne(t *testing.T) {
 	for _, tc := range []struct{ keys, want string }{
 		{"startIndex: 5", "4: startIndex: the run is a one-off scan of entries [5, the log's end): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove it to monitor"},
-		{"endIndex: 5", "4: endIndex: the run is a one-off scan of entries [0, 6): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove it to monitor"},
+		{"endIndex: 5", "4: endIndex: startIndex is missing, so the scan begins at entry 0; rekor-monitor begins at its last checkpoint, and reads nothing if there is none; give startIndex to begin elsewhere\n4: endIndex: the run is a one-off scan of entries [0, 6): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove it to monitor"},
 		{"endIndex: 5\nstartIndex: 2", "5: startIndex: the run is a one-off scan of entries [2, 6): no state is kept and, unlike with rekor-monitor, nobody is alerted; outputIdentities and identityMetadataFile are written; remove startIndex and endIndex to monitor"},
 	} {
 		cfg := load(t, folder(t), someLogs+tc.keys+"\nwatch: [{name: a, subject: {exact: a}}]\n")
 		if got := after(cfg); got != tc.want {
 			t.Errorf("%q: got %s, want %s", tc.keys, got, tc.want)
 		}
+	}
+}
+
+// The numbers are those of gopkg.in/yaml.v2 v2.4.0, rekor-monitor's parser.
+func TestIndexesAreTheNumbersThatRekorMonitorReads(t *testing.T) {
+	for _, tc := range []struct {
+		written string
+		want    uint64
+	}{
+		{"10", 10}, {"0", 0}, {"1_000", 1000}, {"010", 8}, {"0_10", 8}, {"08", 8}, {"09", 9}, {"0x10", 16}, {"0X1F", 31}, {"0o17", 15}, {"0b11", 3},
+		{"+5", 5}, {"+010", 8}, {"5.0", 5}, {"1e3", 1000}, {"!!int \"5\"", 5}, {"00", 0},
+	} {
+		cfg := load(t, folder(t), someLogs+"startIndex: "+tc.written+"\nmonitoredValues: {subjects: [a]}\n")
+		if cfg.Scan == nil || cfg.Scan.Start != tc.want {
+			t.Errorf("%s: got the scan %v, want one from %d", tc.written, cfg.Scan, tc.want)
+		}
+		plain := strings.Trim(strings.ReplaceAll(strings.TrimPrefix(tc.written, "!!int "), "_", ""), `"`)
+		said := strings.Contains(after(cfg), fmt.Sprintf("is read as %d, as by rekor-monitor; write %d", tc.want, tc.want))
+		if want := plain != fmt.Sprint(tc.want); said != want {
+			t.Errorf("%s: got warnings\n%s\nwant that it is said how it is read: %v", tc.written, after(cfg), want)
+		}
+	}
+	cfg := load(t, folder(t), someLogs+"startIndex: 8\nendIndex: 010\nmonitoredValues: {subjects: [a]}\n")
+	if got := cfg.Scan.String(); got != "[8, 9)" {
+		t.Errorf("endIndex: got the scan %s, want [8, 9)", got)
+	}
+}
+
+// Names are made of values with words between them, and so may be those of others.
+func TestDifferentValuesOfOneNameAreRulesOfTheirOwn(t *testing.T) {
+	cfg := load(t, folder(t), someLogs+`outputIdentities: a.txt
+watch: [{name: "subject z", subject: {exact: y}}]
+monitoredValues:
+  certIdentities:
+  - {certSubject: x of y}
+  - {certSubject: x, issuers: [y]}
+  - {certSubject: x, issuers: [a or b]}
+  - {certSubject: x, issuers: [a, b]}
+  - {certSubject: x, issuers: [a, b]}
+  - {certSubject: x, issuers: [a or b, c]}
+  - {certSubject: x, issuers: [a, b or c]}
+  - {certSubject: x, issuers: [d, b, c]}
+  - {certSubject: x, issuers: [a, b, c]}
+  - {certSubject: x of y}
+  - {certSubject: x of y (2)}
+  fulcioExtensions: {github-workflow-name: [Build or Test]}
+  oidMatchers: {fulcioExtensions: {github-workflow-name: [Build, Test]}}
+`)
+	want := `subject z
+certSubject x of y
+certSubject x of y (2)
+certSubject x of a or b
+certSubject x of a or b (2)
+certSubject x of a or b or c
+certSubject x of a or b or c (2)
+certSubject x of d or b or c
+certSubject x of a or b or c (3)
+certSubject x of y (2) (2)
+extension github-workflow-name Build or Test
+extension github-workflow-name Build or Test (2)`
+	if got := ruleNames(cfg); got != want {
+		t.Errorf("got rules\n%s\nwant\n%s", got, want)
+	}
+	for _, tc := range []struct {
+		signer entry.Signer
+		want   string
+	}{
+		{entry.Signer{Type: entry.X509, Certificate: []byte{1}, Subjects: []string{"x"}, Issuer: "y"}, "certSubject x of y (2)"},
+		{entry.Signer{Type: entry.X509, Certificate: []byte{1}, Subjects: []string{"x"}, Issuer: "d"}, "certSubject x of d or b or c"},
+		{entry.Signer{Type: entry.X509, Certificate: []byte{1}, Extensions: []entry.Extension{{OID: "1.3.6.1.4.1.57264.1.4", Name: "github-workflow-name", Value: "Test"}}}, "extension github-workflow-name Build or Test"},
+	} {
+		var got []string
+		for _, f := range cfg.Rules.Match(&entry.Entry{Signers: []entry.Signer{tc.signer}}, nil) {
+			got = append(got, f.Rule)
+		}
+		if len(got) != 1 || got[0] != tc.want {
+			t.Errorf("%+v: got %q, want %q", tc.signer, got, tc.want)
+		}
+	}
+	values := cfg.Alerts.Identities[0].Values
+	if v := values["certSubject x of y (2)"]; v.Text != "x" || len(v.Issuers) != 1 || v.Issuers[0] != "y" {
+		t.Errorf("outputIdentities: got %+v, want x of the issuer y", v)
 	}
 }
 

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -9,53 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-
-	"github.com/whosigned/whosigned/pkg/trust"
+	"github.com/goccy/go-yaml/token"
 )
-
-// maxProblems is how many problems are told of one configuration.
-const maxProblems = 50
-
-// maxFile is the size limit of a configuration.
-const maxFile = 1 << 20
-
-// document is a configuration on its way from YAML; it collects what is wrong
-// with it instead of stopping at the first.
-type document struct {
-	file     string // as shown in messages
-	base     string // the folder that relative paths are relative to, or gs://bucket[/prefix]
-	read     trust.Read
-	anchors  map[string]ast.Node
-	aliases  []*ast.AliasNode
-	native   bool // unknown keys are errors
-	problems []Problem
-	more     bool // there are more
-	warnings []string
-	merged   int // mapping entries taken over by <<
-}
-
-func (d *document) where(line int) string { return fmt.Sprintf("%s:%d", d.file, line) }
-
-func (d *document) fail(line int, key, format string, args ...any) {
-	if len(d.problems) == maxProblems {
-		d.more = true
-		return
-	}
-	p := Problem{d.file, line, key, fmt.Sprintf(format, args...)}
-	if !slices.Contains(d.problems, p) { // a value may be looked at twice
-		d.problems = append(d.problems, p)
-	}
-}
-
-func (d *document) warn(line int, key, format string, args ...any) {
-	w := Problem{d.file, line, key, fmt.Sprintf(format, args...)}.String()
-	if !slices.Contains(d.warnings, w) {
-		d.warnings = append(d.warnings, w)
-	}
-}
 
 // node is a value and where it stands.
 type node struct {
@@ -67,72 +22,6 @@ type node struct {
 
 func (n node) fail(format string, args ...any) { n.doc.fail(n.line, n.key, format, args...) }
 func (n node) warn(format string, args ...any) { n.doc.warn(n.line, n.key, format, args...) }
-
-// parse reads the first document of a file and returns its root.
-func (d *document) parse(data []byte) (root node, ok bool) {
-	if len(data) > maxFile {
-		d.fail(0, "", "the configuration is larger than %d bytes", maxFile)
-		return node{}, false
-	}
-	file, err := parseYAML(data)
-	if err != nil {
-		var at yaml.Error
-		if errors.As(err, &at) && at.GetToken() != nil && at.GetToken().Position != nil {
-			d.fail(at.GetToken().Position.Line, "", "not valid YAML: %s", at.GetMessage())
-		} else {
-			d.fail(0, "", "not valid YAML: %v", err)
-		}
-		return node{}, false
-	}
-	var bodies []ast.Node
-	for _, doc := range file.Docs {
-		if doc != nil && doc.Body != nil && doc.Body.Type() != ast.NullType {
-			bodies = append(bodies, doc.Body)
-		}
-	}
-	switch len(bodies) {
-	case 1:
-	case 0:
-		d.fail(0, "", "the configuration is empty")
-		return node{}, false
-	default:
-		d.fail(0, "", "%d YAML documents; a configuration is one", len(bodies))
-		return node{}, false
-	}
-	ast.Walk(d, bodies[0])
-	for _, a := range d.aliases {
-		if name := a.Value.GetToken().Value; d.anchors[name] == nil {
-			d.fail(a.Value.GetToken().Position.Line, "", "*%s has no anchor &%s before it", name, name)
-		}
-	}
-	return node{doc: d, raw: bodies[0], line: 1}, len(d.problems) == 0
-}
-
-// parseYAML turns a panic of the parser into an error: what it is given may be
-// anything.
-func parseYAML(data []byte) (file *ast.File, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the parser gave up: %v", p)
-		}
-	}()
-	return parser.ParseBytes(data, 0)
-}
-
-// Visit collects anchors, so that aliases may be used, and the aliases.
-func (d *document) Visit(n ast.Node) ast.Visitor {
-	switch a := n.(type) {
-	case *ast.AnchorNode:
-		if named(a.Name) {
-			d.anchors[a.Name.GetToken().Value] = a.Value
-		}
-	case *ast.AliasNode:
-		if named(a.Value) {
-			d.aliases = append(d.aliases, a)
-		}
-	}
-	return d
-}
 
 func named(n ast.Node) bool {
 	return n != nil && n.GetToken() != nil && n.GetToken().Position != nil
@@ -173,32 +62,54 @@ type field struct {
 	node
 }
 
-// entries are a mapping's keys in order; anything but a mapping is a problem.
+// pairs are a mapping's keys and values in order, and whether it is one.
+func pairs(v ast.Node) (all []*ast.MappingValueNode, ok bool) {
+	switch t := v.(type) {
+	case *ast.MappingNode:
+		return t.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{t}, true
+	}
+	return nil, false
+}
+
+// keyToken is a key as it is written, nil if there is none.
+func keyToken(kv *ast.MappingValueNode) *token.Token {
+	if kv == nil || kv.Key == nil {
+		return nil
+	}
+	if long, ok := kv.Key.(*ast.MappingKeyNode); ok && named(long.Value) { // ? key
+		return long.Value.GetToken()
+	}
+	return kv.Key.GetToken()
+}
+
+// entries are a mapping's keys in order, each once; anything but a mapping is a
+// problem.
 func (n node) entries() []field {
 	v := n.value()
 	if v == nil {
 		return nil
 	}
-	var values []*ast.MappingValueNode
-	switch t := v.(type) {
-	case *ast.MappingNode:
-		values = t.Values
-	case *ast.MappingValueNode:
-		values = []*ast.MappingValueNode{t}
-	default:
+	values, ok := pairs(v)
+	if !ok {
 		n.fail("want keys with values (key: value), not %s", kind(v))
 		return nil
 	}
 	var all, merged []field // a key's own value goes before a merged one
+	at := map[string]int{}  // where in all a key is
 	for _, kv := range values {
-		if kv == nil || kv.Key == nil || kv.Key.GetToken() == nil {
+		tok := keyToken(kv)
+		if tok == nil {
 			continue
 		}
 		if kv.Key.IsMergeKey() {
+			if len(merged) > 0 { // which goes before which differs between parsers
+				n.fail("<< is given twice; give it once, with a list: <<: [*a, *b]")
+			}
 			merged = append(merged, n.merge(kv)...)
 			continue
 		}
-		tok := kv.Key.GetToken()
 		child := node{doc: n.doc, raw: kv.Value, key: tok.Value, line: n.line}
 		if n.key != "" {
 			child.key = n.key + "." + tok.Value
@@ -206,12 +117,40 @@ func (n node) entries() []field {
 		if tok.Position != nil {
 			child.line = tok.Position.Line
 		}
+		if i, twice := at[tok.Value]; twice {
+			all[i].node = child.again(all[i].node)
+			continue
+		}
+		at[tok.Value] = len(all)
 		all = append(all, field{tok.Value, child})
 	}
 	return append(all, merged...)
 }
 
-// maxMerged bounds what << may take over: merges of merges grow exponentially.
+// again is what a key means that was given before. In a native file that is a problem;
+// rekor-monitor takes the last, and of mappings the keys of both.
+func (n node) again(before node) node {
+	if n.doc.native {
+		n.fail("this key is given at line %d too; keep one of them", before.line)
+		return before
+	}
+	if n.doc.merged++; n.doc.merged > maxMerged {
+		n.fail("more than %d keys are given again; give each once", maxMerged)
+		return before
+	}
+	these, ok := pairs(n.value())
+	those, both := pairs(before.value())
+	if !ok || !both {
+		n.warn("this key is given at line %d too; as by rekor-monitor, that one is passed over", before.line)
+		return n
+	}
+	n.warn("this key is given at line %d too; as by rekor-monitor, they are taken together", before.line)
+	n.raw = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: slices.Concat(those, these)}
+	return n
+}
+
+// maxMerged bounds what << may take over, for merges of merges grow exponentially, and
+// how often keys are given again.
 const maxMerged = 1000
 
 func (n node) merge(kv *ast.MappingValueNode) []field {

@@ -15,7 +15,7 @@ var peerFlags = []moved{
 	{"--config-file FILE", "--config FILE", "the same file; paths in it are relative to it, not to the\nworking directory"},
 	{"--config YAML", "--config FILE", "put the YAML into a file, or an object: gs://bucket/object"},
 	{"--once", "whosigned run", "one pass is the default here too"},
-	{"--once=false --interval 5m", "whosigned run --every 5m", ""},
+	{"--once=false --interval 5m", "whosigned run --every 5m", "an error with startIndex or endIndex, which make the run a scan"},
 	{"--file FILE", "logInfoFile: FILE", "state is kept in the folder FILE.whosigned; the first run goes on\nfrom FILE, and whosigned import takes others"},
 	{"--url URL", "logs: [{type: rekor-v1, url: \"https://rekor.sigstore.dev\"}]", "as many logs as you like; types are rekor-v1, rekor-v2, rfc6962,\nstatic-ct"},
 	{"--tuf-repository default", "trust: {tuf: public-good}", "the default for a rekor-monitor file"},
@@ -32,11 +32,11 @@ var peerFlags = []moved{
 // peerKeys are the keys of its configuration.
 var peerKeys = []moved{
 	{"monitoredValues", "the same, or watch", "certIdentities, subjects, fingerprints, oidMatchers with\nfulcioExtensions, oidExtensions, customExtensions; expressions are\nunanchored, as there"},
-	{"startIndex, endIndex", "whosigned scan --from N --to M", "in the file they make the run a scan, of both ends and of index 0;\nit writes outputIdentities and identityMetadataFile, and alerts\nnobody"},
+	{"startIndex, endIndex", "whosigned scan --from N --to M", "in the file they make the run a scan, of both ends and of index 0;\nwithout startIndex it begins at 0, not at the last checkpoint; it\nwrites outputIdentities and identityMetadataFile, and alerts\nnobody"},
 	{"outputIdentities", "the same", "takes findings only; a line may come again after a crash. After its\nfields stand the log's origin (in text where there is no UUID) and,\nin JSON, Origin and Unproven"},
 	{"outputIdentitiesFormat", "the same", "text or json, by the file's name if it is missing"},
 	{"logInfoFile", "state", "see --file; only the first run reads it; an empty file is none"},
-	{"identityMetadataFile", "the same", "the last entry's index;\nof several logs the first Rekor v1 service, else the first log"},
+	{"identityMetadataFile", "the same", "the last entry's index;\nof several logs the first Rekor v1 service, else the first log.\nOf one that is not read in full it is not written"},
 	{"githubIssue, gitHubIssue", "alerts: {github: …}", "GITHUB_TOKEN; one issue for each alert, a comment on a repeat"},
 	{"emailNotificationSMTP", "alerts: {email: {via: smtp, …}}", "port 25 with STARTTLS, as there, and it logs in;\nSMTP_USERNAME, SMTP_PASSWORD. SMTPCustomOptions is no YAML"},
 	{"emailNotificationMailgun", "alerts: {email: {via: mailgun, …}}", "MAILGUN_API_KEY"},
@@ -86,13 +86,19 @@ Different on purpose
     dropped
   - index 0 can be scanned, and startIndex is scanned too
   - with startIndex or endIndex nobody is alerted and no state is kept; the files
-    that it asks for are written
+    that it asks for are written; it does not go on monitoring after that, and run
+    --every is refused; endIndex alone is a scan from entry 0
   - outputIdentities is a file, and tells nobody: an alert that only the file took is
     sent again to the other sinks, and the run fails until one of them took it
   - subjects and fingerprints are looked for in CT logs too
   - an extension that stands twice in a certificate is matched in both places
   - a certificate that rekor-monitor cannot parse is matched by what can be read of it
   - a sink that could not send, for want of a recipient, is an error at the start
+  - keys that are given twice and further YAML documents mean what they mean there,
+    with a warning; in a file with state, logs, watch or alerts they are errors
+  - keys go before those that << takes over, also where they stand before it
+  - a file in UTF-16, an index with a fraction (5.7), << twice in one mapping, and a
+    second document that is no YAML are errors
 `
 
 // newFromRekorMonitor is a help topic: whosigned help from-rekor-monitor.

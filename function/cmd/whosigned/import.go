@@ -240,8 +240,10 @@ func parseTreeHead(text string) (*tlog.TreeHead, error) {
 // writeIdentityMetadata writes rekor-monitor's identityMetadataFile after a run: the
 // index of the last entry that was looked at, over all trees for Rekor v1; for a log of
 // RFC 6962 its size, for there rekor-monitor counts one more. It has room for one
-// log: the first Rekor v1 service, else the first log. After a scan it is the index of
-// the last entry of the range, and nothing if not all of that was read.
+// log: the first Rekor v1 service, else the first log. Of one that is not read in full
+// nothing is written, with a warning in res: who gives the index back as startIndex would
+// pass over what was not read. After a scan it is the index of the last entry of the
+// range, and nothing if not all of that was read.
 func writeIdentityMetadata(path string, res *monitor.Result, scan *config.Scan) error {
 	var first *monitor.LogResult
 	for i := range res.Logs {
@@ -251,6 +253,10 @@ func writeIdentityMetadata(path string, res *monitor.Result, scan *config.Scan) 
 		}
 	}
 	if path == "" || first == nil {
+		return nil
+	}
+	if scan == nil && first.Coverage != config.Full {
+		res.Warnings = append(res.Warnings, fmt.Sprintf("identityMetadataFile: it is not written: %s is watched with coverage %s, so there is no entry up to which all were read; list that log with coverage: full, or remove the key", first.URL, first.Coverage))
 		return nil
 	}
 	looked := uint64(0)
@@ -264,10 +270,8 @@ func writeIdentityMetadata(path string, res *monitor.Result, scan *config.Scan) 
 			return nil
 		case scan != nil: // its trees follow one another
 			looked += l.Entries
-		case l.Coverage == config.Full:
-			looked += l.Scanned
 		default:
-			looked += l.Size
+			looked += l.Scanned
 		}
 	}
 	if looked == 0 {

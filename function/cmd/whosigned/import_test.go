@@ -314,7 +314,10 @@ func TestIdentityMetadataIsRekorMonitors(t *testing.T) {
 		{"Rekor v1 counts over all trees", []monitor.LogResult{{ID: "c", Type: tlog.StaticCT, URL: "u", Size: 5, Scanned: 5, Coverage: config.Full},
 			{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}, {ID: "b", Type: tlog.RekorV1, URL: "r", Size: 20, Scanned: 10, Coverage: config.Full},
 			{ID: "d", Type: tlog.RekorV1, URL: "other", Size: 7, Scanned: 7, Coverage: config.Full}}, `{"latestIndex":109}`, nil},
-		{"a log that is only proven", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Coverage: config.Consistency}}, `{"latestIndex":99}`, nil},
+		{"a log that is only proven", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Coverage: config.Consistency}}, "", nil},
+		{"a log of which only hits are read", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Entries: 2, Coverage: config.Index},
+			{ID: "c", Type: tlog.StaticCT, URL: "u", Size: 5, Scanned: 5, Coverage: config.Full}}, "", nil},
+		{"a scan of such a log", []monitor.LogResult{{ID: "a", Type: tlog.RekorV1, URL: "r", Size: 100, Scanned: 20, Entries: 10, Coverage: config.Index}}, `{"latestIndex":19}`, &config.Scan{Start: 10, End: 20}},
 		{"Rekor v2", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":99}`, nil},
 		{"RFC 6962", []monitor.LogResult{{ID: "a", Type: tlog.RFC6962, URL: "r", Size: 100, Scanned: 100, Coverage: config.Full}}, `{"latestIndex":100}`, nil},
 		{"nothing read", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Coverage: config.Full}}, "", nil},
@@ -326,8 +329,13 @@ func TestIdentityMetadataIsRekorMonitors(t *testing.T) {
 		{"a scan that broke off", []monitor.LogResult{{ID: "a", Type: tlog.RekorV2, URL: "r", Size: 100, Scanned: 20, Entries: 10, Coverage: config.Full, Error: "e"}}, "", &config.Scan{Start: 10, End: 30}},
 	} {
 		os.Remove(path)
-		if err := writeIdentityMetadata(path, &monitor.Result{Logs: tc.logs}, tc.scan); err != nil {
+		res := &monitor.Result{Logs: tc.logs}
+		if err := writeIdentityMetadata(path, res, tc.scan); err != nil {
 			t.Errorf("%s: %v", tc.name, err)
+		}
+		unread := len(tc.logs) > 0 && tc.logs[0].Coverage != config.Full && tc.scan == nil
+		if said := strings.Contains(strings.Join(res.Warnings, "\n"), "identityMetadataFile: it is not written: r is watched with coverage"); said != unread {
+			t.Errorf("%s: got warnings %q, want that it is said that nothing is written: %v", tc.name, res.Warnings, unread)
 		}
 		if got, err := os.ReadFile(path); string(got) != tc.want || (err != nil) != (tc.want == "") {
 			t.Errorf("%s: got %q, %v; want %q", tc.name, got, err, tc.want)

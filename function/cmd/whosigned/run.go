@@ -62,10 +62,14 @@ func (f *flags) open(c *cobra.Command) (*monitor.Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Sinks, err = notify.Open(m.Config.Alerts, os.Getenv); err != nil {
-		return nil, usage(err)
+	return m, openSinks(m, m.Config.Alerts)
+}
+
+func openSinks(m *monitor.Monitor, alerts config.Alerts) (err error) {
+	if m.Sinks, err = notify.Open(alerts, os.Getenv); err != nil {
+		return usage(err)
 	}
-	return m, nil
+	return nil
 }
 
 // openSilent makes a monitor that alerts nobody, and so needs no secrets: a scan
@@ -138,9 +142,19 @@ Ctrl-C ends the pass with its proven progress saved, and status 1. With --every 
 			if far.on {
 				return far.run(c, f)
 			}
-			m, err := f.open(c)
+			m, err := f.openSilent(c)
 			if err != nil {
 				return err
+			}
+			alerts := m.Config.Alerts
+			if m.Config.Scan != nil { // it alerts nobody, and needs nobody's secrets
+				alerts = config.Alerts{Identities: alerts.Identities}
+			}
+			if err := openSinks(m, alerts); err != nil {
+				return err
+			}
+			if m.Config.Scan != nil && f.every > 0 {
+				return usage(fmt.Errorf("%s: startIndex or endIndex makes the run a one-off scan of entries %s, and after that nobody would watch: to monitor every %s, remove both keys; to scan once, leave out --every", f.config, m.Config.Scan, f.every))
 			}
 			if m.Config.Scan != nil {
 				return f.scanAll(c, m)
@@ -202,7 +216,11 @@ func (f *flags) pass(c *cobra.Command, m *monitor.Monitor) error {
 	if err != nil {
 		return err
 	}
+	before := len(res.Warnings)
 	failing(res, writeIdentityMetadata(m.Config.Peer.Metadata, res, nil))
+	for _, w := range res.Warnings[before:] {
+		warn(c, w)
+	}
 	return f.print(c, res)
 }
 
