@@ -58,9 +58,9 @@ func Email(alerts []Alert) Message {
 // compose makes the document of alerts, the gravest first. After so many bytes no
 // finding and no alert is begun.
 func compose(sorted []Alert, bytes int) *document {
-	also, told := places(sorted)
-	one := oneSigning(sorted, told)
-	d := &document{subject: subject(sorted, one), also: also, told: told, findings: maxFindings, bytes: bytes, incidents: maxIncidents, nexts: maxNexts}
+	items, in := fold(sorted)
+	one := oneSigning(sorted, in)
+	d := &document{subject: subject(sorted, one), in: in, items: items, shown: make(map[*watch.Finding]bool), findings: maxFindings, bytes: bytes, incidents: maxIncidents, nexts: maxNexts}
 	share := 0 // alerts that share the room for findings
 	for _, a := range sorted {
 		share += min(1, len(a.Findings))
@@ -218,7 +218,7 @@ func (d *document) incident(a *Alert) {
 
 // found lists the alert's findings within what the message has room for.
 func (d *document) found(a *Alert) {
-	intro := count(a.total(), "entry fits", "entries fit") + " your rules and nothing that you expect."
+	intro := count(a.entries(), "entry fits", "entries fit") + " your rules and nothing that you expect."
 	if a.total() == 0 {
 		intro = "Nothing unexpected was found."
 	}
@@ -234,22 +234,27 @@ func (d *document) found(a *Alert) {
 		d.para("Found through Rekor's search index, best effort: there may be more that the index leaves out.")
 	}
 	d.next(a)
-	shown, told := 0, 0
+	shown, items, told := 0, 0, make(map[spot]bool)
 	for i := range a.Findings {
-		if d.told[&a.Findings[i]] {
+		f := &a.Findings[i]
+		if of := d.in[f]; d.shown[of] { // of a rule that its item names, or of another alert's
 			shown++
-			told++
+			if of.Log != f.Log {
+				told[spotOf(f)] = true
+			}
 			continue
 		}
-		if shown-told == d.share || d.findings == 0 || d.bytes <= 0 {
-			break
+		if items == d.share || d.findings == 0 || d.bytes <= 0 {
+			continue // what is told above is counted as that
 		}
 		d.findings--
+		items++
 		shown++
-		d.finding(&a.Findings[i])
+		d.shown[f] = true
+		d.finding(f)
 	}
-	if told > 0 {
-		d.para(count(told, "of them is a certificate that is", "of them are certificates that are") + " told of above, with every log that it was found in.")
+	if len(told) > 0 {
+		d.para(count(len(told), "of them is a certificate that is", "of them are certificates that are") + " told of above, with every log that it was found in.")
 	}
 	if rest := a.total() - shown; rest > 0 {
 		d.para(fmt.Sprintf("%s not shown here. All of them are in %s.",
@@ -260,8 +265,9 @@ func (d *document) found(a *Alert) {
 func (d *document) finding(f *watch.Finding) {
 	d.heading(safe(cmp.Or(f.Subject, "key "+f.Fingerprint), maxSubject))
 	fields := append(d.signer(f), d.entry(f)...)
-	also := d.also[f]
-	fields = append(fields, many("Also in", len(also), func(i int) string { return place(also[i]) })...)
+	if it := d.items[f]; it != nil {
+		fields = append(fields, many("Also in", len(it.also), func(i int) string { return place(it.also[i]) })...)
+	}
 	for _, e := range limit(f.Extensions, maxItems) {
 		if e.Name == "issuer" && e.Value == f.Issuer {
 			continue // said above, and certificates say it twice
@@ -276,7 +282,13 @@ func (d *document) finding(f *watch.Finding) {
 
 // signer says who signed and how far that can be believed.
 func (d *document) signer(f *watch.Finding) []field {
-	fields := []field{{Name: "Rule", Value: f.Rule + " (matched: " + f.Matched + ")"}, {Name: "Signer", Value: f.SignerType}}
+	fields := []field{{Name: "Rule", Value: f.Rule + " (matched: " + f.Matched + ")"}}
+	if it := d.items[f]; it != nil {
+		for _, other := range it.rules {
+			fields = append(fields, field{Name: "Rule", Value: other.Rule + " (matched: " + other.Matched + ")"})
+		}
+	}
+	fields = append(fields, field{Name: "Signer", Value: f.SignerType})
 	fields = append(fields, many("Subject", cmp.Or(len(f.Subjects), 1), func(i int) string {
 		if len(f.Subjects) == 0 {
 			return f.Subject

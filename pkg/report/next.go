@@ -48,7 +48,7 @@ func (d *document) next(a *Alert) {
 	// An untrusted one must not play down another.
 	f := &a.Findings[max(0, slices.IndexFunc(a.Findings, func(f watch.Finding) bool { return f.Trusted != watch.Untrusted }))]
 	d.steps([]string{
-		wasItUs(f, a.total()),
+		wasItUs(f, a.entries()),
 		whatWasSigned(f),
 		whatCouldSign(f),
 		"Keep the evidence: this message, and " + Safe(cmp.Or(a.Pointer, "findings/ where the state is kept")) + ", copied to where whosigned does not write.",

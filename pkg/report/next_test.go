@@ -54,7 +54,7 @@ func TestIdentityMailSaysWhatToDoInTheWordsOfTheFinding(t *testing.T) {
 			other := *f
 			other.Rule = "keys"
 			a.Findings, a.Cut = append(a.Findings, other), 40
-		}, []string{"Ask that of each of the 42; this is one. Signed as", `to rules "releases", "keys" (under watch`}, nil},
+		}, []string{"Ask that of each of the 41; this is one. Signed as", `to rules "releases", "keys" (under watch`}, nil},
 		{"an untrusted chain", func(_ *Alert, f *watch.Finding) { f.Trusted = watch.Untrusted }, []string{
 			"\n\nAnybody can make a certificate like this, which leads to no trusted CA: this may be noise or a probe. 1 entry fits",
 			"The certificate claims to be of releases@acme.com", "No account or key of yours is needed", `narrow rule "releases". An expect clause does not cover`,

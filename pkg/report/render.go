@@ -19,10 +19,11 @@ type document struct {
 	findings, bytes, incidents int
 	nexts                      int // alerts whose findings are told what to do about
 	share                      int // findings an alert may show
-	// also are further places of a certificate, by the finding that is shown of it; told
-	// are the findings that are shown there.
-	also map[*watch.Finding][]*watch.Finding
-	told map[*watch.Finding]bool
+	// in are the findings that are told in the item of another, items what is named
+	// there, and shown the items that the message had room for.
+	in    map[*watch.Finding]*watch.Finding
+	items map[*watch.Finding]*item
+	shown map[*watch.Finding]bool
 }
 
 // block is a piece of a document; Kind says which of the others are set.

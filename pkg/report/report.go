@@ -307,7 +307,7 @@ func (a *Alert) findingsTitle() string {
 	if unproven {
 		title += " (unproven)"
 	}
-	return safe(fmt.Sprintf("%s: %s in %s", title, count(a.total(), "entry", "entries"), safe(a.name(), 36)), maxSubject)
+	return safe(fmt.Sprintf("%s: %s in %s", title, count(a.entries(), "entry", "entries"), safe(a.name(), 36)), maxSubject)
 }
 
 // workflow is what signed, as Fulcio puts it: the CI workflow's URI.

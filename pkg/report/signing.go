@@ -2,7 +2,9 @@ package report
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/whosigned/whosigned/pkg/tlog"
 	"github.com/whosigned/whosigned/pkg/watch"
 )
 
@@ -72,31 +74,87 @@ func place(f *watch.Finding) string {
 	return text
 }
 
-// places are, by the first finding of each certificate, others of it that are told of
-// there: as many as are shown, and none that is unproven. The rest is told by itself.
-func places(alerts []Alert) (also map[*watch.Finding][]*watch.Finding, told map[*watch.Finding]bool) {
-	also, told = make(map[*watch.Finding][]*watch.Finding), make(map[*watch.Finding]bool)
-	first := make(map[signing]*watch.Finding)
+// item is what a message shows with a finding that stands for others.
+type item struct {
+	rules []*watch.Finding // of other rules that fit
+	also  []*watch.Finding // of other logs
+}
+
+// spot is one signature in one leaf: what fits several rules there is shown once.
+type spot struct {
+	signing
+	log                  tlog.ID
+	index                uint64
+	leaf                 tlog.Hash
+	fingerprint, subject string
+	unproven             bool
+}
+
+func spotOf(f *watch.Finding) spot {
+	s, _ := signingOf(f)
+	return spot{s, f.Log, f.Index, f.LeafHash, f.Fingerprint, f.Subject, f.Unproven}
+}
+
+// entries counts the alert's findings, one signature that fits several rules as one.
+// What was cut is counted as it is.
+func (a *Alert) entries() int {
+	spots := make(map[spot]bool)
+	for i := range a.Findings {
+		spots[spotOf(&a.Findings[i])] = true
+	}
+	return len(spots) + a.Cut
+}
+
+// fold says which findings are told in the item of another, and what that item names
+// besides: every rule that fits, and as many other logs as are shown. A finding that is
+// unproven is told in no item of another log. The rest is told by itself.
+func fold(alerts []Alert) (items map[*watch.Finding]*item, in map[*watch.Finding]*watch.Finding) {
+	type certificate struct {
+		signing
+		subject string
+	}
+	items, in = make(map[*watch.Finding]*item), make(map[*watch.Finding]*watch.Finding)
+	first := make(map[certificate]*watch.Finding)
 	for i := range alerts {
+		at := make(map[spot]*watch.Finding) // of this alert: one that repeats another is told again
 		for j := range alerts[i].Findings {
 			f := &alerts[i].Findings[j]
 			s, ok := signingOf(f)
-			if !ok {
-				continue
+			c := certificate{s, f.Subject}
+			of := at[spotOf(f)]
+			if of == nil && ok {
+				if of = first[c]; of != nil && of.Log != f.Log && !of.Unproven && !f.Unproven && len(items[of].also) < maxSame {
+					items[of].also = append(items[of].also, f)
+				} else {
+					of = nil
+				}
 			}
-			if of := first[s]; of == nil {
-				first[s] = f
-			} else if of.Log != f.Log && of.Rule == f.Rule && !of.Unproven && !f.Unproven && len(also[of]) < maxSame {
-				also[of], told[f] = append(also[of], f), true
+			if of == nil {
+				of, items[f] = f, &item{}
+				if first[c] == nil {
+					first[c] = f
+				}
+			} else {
+				in[f] = of
+				items[of].name(of, f)
 			}
+			at[spotOf(f)] = of
 		}
 	}
-	return also, told
+	return items, in
+}
+
+// name adds the rule of f to those of the item of a finding.
+func (it *item) name(of, f *watch.Finding) {
+	same := func(other *watch.Finding) bool { return other.Rule == f.Rule && other.Matched == f.Matched }
+	if !same(of) && !slices.ContainsFunc(it.rules, same) {
+		it.rules = append(it.rules, f)
+	}
 }
 
 // oneSigning says whether the alerts after the first tell of nothing but what the
 // first one does: the same certificates, in other logs.
-func oneSigning(alerts []Alert, told map[*watch.Finding]bool) bool {
+func oneSigning(alerts []Alert, in map[*watch.Finding]*watch.Finding) bool {
 	if len(alerts) < 2 {
 		return false
 	}
@@ -106,7 +164,7 @@ func oneSigning(alerts []Alert, told map[*watch.Finding]bool) bool {
 			return false
 		}
 		for j := range a.Findings {
-			if i > 0 && !told[&a.Findings[j]] {
+			if i > 0 && in[&a.Findings[j]] == nil {
 				return false
 			}
 		}
