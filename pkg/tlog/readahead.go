@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -109,9 +110,10 @@ type Chunk struct {
 // fetch gets one chunk's leaves, in an answer of at most limit bytes, through c;
 // it returns how many bytes the leaves keep alive, which must not exceed limit. Those
 // bytes are given back to the budget when the consumer has moved past the chunk.
-// If fetch fails with a *TooLargeError for a limit below MaxChunk, the chunk is
-// fetched once more with MaxChunk when its turn has come. Any other error ends
-// the stream, after the leaves that came with it and all before.
+// If fetch fails with a *TooLargeError, the leaves that came with it are delivered
+// and given up, and then the rest of the chunk is fetched by itself with MaxChunk: as
+// often as that gives a leaf. Any other error ends the stream, after the leaves that
+// came with it and all before.
 //
 // When the consumer stops early, or ctx ends, ReadAhead returns only after every
 // fetch has ended and every byte is given back. A stream waits for budget
@@ -161,7 +163,7 @@ type reader struct {
 // future is a chunk that is being fetched.
 type future struct {
 	chunk  Chunk
-	limit  int64 // what the fetch may use
+	limit  int64 // what the fetch may use; 0 if it waits for the oversize lane
 	done   chan struct{}
 	leaves []Leaf
 	size   int64
@@ -203,12 +205,13 @@ func (r *reader) topUp(ctx context.Context) error {
 		}
 		switch first := len(r.line) == 0; {
 		case limit > r.budget.size/4:
-			// Chunks this large are not read ahead: each goes, when it is first,
-			// through the oversize lane.
+			// Chunks this large are not read ahead. Each pushes two from sizes, so that
+			// it is soon seen that they have become smaller.
 			if !first {
 				return nil
 			}
-			r.start(ctx, *r.pending, 0)
+			r.sizes.add(0)
+			r.line = append(r.line, later(*r.pending))
 		case first:
 			if err := r.budget.reserve(ctx, limit); err != nil {
 				return err
@@ -229,11 +232,6 @@ func (r *reader) start(ctx context.Context, chunk Chunk, limit int64) {
 	f := &future{chunk: chunk, limit: limit, held: limit, done: make(chan struct{})}
 	r.line = append(r.line, f)
 	r.held.Add(limit)
-	if limit == 0 {
-		f.err = &TooLargeError{}
-		close(f.done)
-		return
-	}
 	go func() {
 		defer func() {
 			close(f.done)
@@ -246,6 +244,14 @@ func (r *reader) start(ctx context.Context, chunk Chunk, limit int64) {
 		// Give back at once what the estimate was too high by.
 		r.giveBack(f, limit-min(f.size, limit))
 	}()
+}
+
+// later is a chunk that is not read ahead: it goes, when it is first, through the
+// oversize lane.
+func later(chunk Chunk) *future {
+	f := &future{chunk: chunk, done: make(chan struct{})}
+	close(f.done)
+	return f
 }
 
 func (r *reader) giveBack(f *future, n int64) {
@@ -262,25 +268,30 @@ func (r *reader) deliver(ctx context.Context, f *future, yield func(Leaf, error)
 		f.leaves = nil // the line's array lives on; the chunk must not
 		r.giveBack(f, f.held)
 	}()
-	var large *TooLargeError
-	if errors.As(f.err, &large) && f.limit < MaxChunk {
+	if f.limit == 0 {
 		// Nothing of the normal lane is kept for this chunk while it waits for the
 		// other, and who has the other waits for nothing.
-		r.giveBack(f, f.held)
-		r.sizes.add(2 * f.limit)
 		if err := r.budget.reserveOversize(ctx); err != nil {
 			yield(Leaf{}, f.named(&Unavailable{What: "reading ahead", Err: err}))
 			return false
 		}
 		defer r.budget.releaseOversize()
-		f.leaves, f.size, f.err = r.fetch(ctx, f.chunk, MaxChunk)
+		f.limit = MaxChunk
+		f.leaves, f.size, f.err = r.fetch(ctx, f.chunk, f.limit)
 	}
-	r.sizes.add(f.size)
 	for _, leaf := range f.leaves {
 		if !yield(leaf, nil) {
 			return false
 		}
 	}
+	if IsTooLarge(f.err) && (f.limit < MaxChunk || len(f.leaves) > 0) {
+		r.sizes.add(2 * f.limit)
+		f.chunk.From += uint64(len(f.leaves))
+		// Other streams may have the oversize lane before it is this one's turn again.
+		r.line = slices.Insert(r.line, 0, later(f.chunk))
+		return true
+	}
+	r.sizes.add(f.size)
 	if f.err != nil {
 		yield(Leaf{}, f.named(f.err))
 		return false

@@ -46,6 +46,19 @@ func fetcher(c *Client, size func(Chunk) int64) func(context.Context, Chunk, int
 	}
 }
 
+// fitting is fetcher for leaves of a size each, of which it gets as many as fit.
+func fitting(c *Client, each int64) func(context.Context, Chunk, int64) ([]Leaf, int64, error) {
+	return func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
+		part := min(ch.To, ch.From+uint64(limit/each))
+		size := int64(part-ch.From) * each
+		leaves, n, err := fetcher(c, fixed(size))(ctx, Chunk{From: ch.From, To: part}, limit)
+		if err == nil && part < ch.To {
+			err = &Unavailable{What: "rest of the chunk", Err: &TooLargeError{limit}}
+		}
+		return leaves, n, err
+	}
+}
+
 func fixed(n int64) func(Chunk) int64 { return func(Chunk) int64 { return n } }
 
 // idle fails if anything of c's budget or its host's slots is still held.
@@ -207,7 +220,7 @@ func TestStoppingEarlyLeavesNothingBehind(t *testing.T) {
 	cause := errors.New("the run is over")
 	for _, tt := range []struct {
 		name string
-		size int64
+		size int64 // of a chunk
 		stop func(n int, cancel context.CancelCauseFunc) (leave bool)
 	}{
 		{"break at the first leaf", 584_000, func(int, context.CancelCauseFunc) bool { return true }},
@@ -225,6 +238,14 @@ func TestStoppingEarlyLeavesNothingBehind(t *testing.T) {
 			}
 			return false
 		}},
+		{"break within a chunk of parts", 10 * MaxChunk / 3, func(n int, _ context.CancelCauseFunc) bool { return n == 104 }},
+		{"break at the end of a part", 10 * MaxChunk / 3, func(n int, _ context.CancelCauseFunc) bool { return n == 105 }},
+		{"context ends between the parts of a chunk", 10 * MaxChunk / 3, func(n int, c context.CancelCauseFunc) bool {
+			if n == 105 {
+				c(cause)
+			}
+			return false
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -233,6 +254,9 @@ func TestStoppingEarlyLeavesNothingBehind(t *testing.T) {
 				defer cancel(nil)
 				var running atomic.Int32
 				get := fetcher(c, fixed(tt.size))
+				if tt.size > MaxChunk {
+					get = fitting(c, tt.size/10)
+				}
 				fetch := func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
 					running.Add(1)
 					defer running.Add(-1)
@@ -281,13 +305,25 @@ func TestAnErrorEndsTheStreamAfterTheLeavesBeforeIt(t *testing.T) {
 		}, 502, "leaf 502: bad chunk"},
 		{"an answer beyond the protocol's maximum", func(Chunk) ([]Leaf, error) { return nil, &TooLargeError{MaxChunk} },
 			500, "leaves 500 to 509: the answer is larger than the limit of 17825792 bytes"},
+		{"a leaf beyond it after some that fit", func(ch Chunk) ([]Leaf, error) {
+			if ch.From == 500 {
+				return []Leaf{{Index: 500}, {Index: 501}}, &TooLargeError{MaxChunk}
+			}
+			return nil, &TooLargeError{MaxChunk}
+		}, 502, "leaves 502 to 509: the answer is larger than the limit of 17825792 bytes"},
+		{"the end of a rest", func(ch Chunk) ([]Leaf, error) {
+			if ch.From == 500 {
+				return []Leaf{{Index: 500}, {Index: 501}}, &TooLargeError{MaxChunk}
+			}
+			return []Leaf{{Index: 502}}, &LeafError{Index: 503, End: 504, Err: bad}
+		}, 503, "leaf 503: bad chunk"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := NewClient(ClientOptions{Base: network(20 * time.Millisecond)})
 				get := fetcher(c, fixed(584_000))
 				fetch := func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
-					if ch.From == 500 {
+					if ch.To == 510 {
 						leaves, err := tt.fail(ch)
 						return leaves, 0, err
 					}
@@ -355,6 +391,139 @@ func TestAnOversizeChunkIsAskedForAgainOnceWithTheMaximum(t *testing.T) {
 				t.Errorf("chunk %d was asked for with limits %v", from, limits)
 			}
 		}
+		idle(t, c)
+	})
+}
+
+func TestAChunkOfLeavesThatDoNotFitTogetherComesInParts(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		each  int64
+		parts int // that a chunk of ten takes once its size is known
+	}{
+		{"seven of ten fit", MaxChunk / 7, 2},
+		{"two at a time", MaxChunk / 2, 5},
+		{"one by one", MaxChunk, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := NewClient(ClientOptions{Base: network(20 * time.Millisecond)})
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() {
+						var n uint64
+						var mu sync.Mutex
+						asked := map[uint64]int{} // by the end of a chunk, which its parts share
+						get := fitting(c, tt.each)
+						fetch := func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
+							mu.Lock()
+							asked[ch.To]++
+							mu.Unlock()
+							return get(ctx, ch, limit)
+						}
+						for leaf, err := range ReadAhead(t.Context(), c, logURL, chunksOf(1000), fetch) {
+							if err != nil || leaf.Index != n {
+								t.Errorf("got leaf %d, error %v; want leaf %d", leaf.Index, err, n)
+								return
+							}
+							n++
+						}
+						if n != 1000 || asked[1000] != tt.parts {
+							t.Errorf("got %d leaves, want 1000; the last chunk took %d fetches, want %d", n, asked[1000], tt.parts)
+						}
+					})
+				}
+				wg.Wait()
+				if c.budget.peak > defaultBudget {
+					t.Errorf("%d bytes were reserved at once, want at most %d", c.budget.peak, defaultBudget)
+				}
+				idle(t, c)
+			})
+		})
+	}
+}
+
+func TestLeavesThatFitAreDeliveredBeforeTheRestIsFetched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientOptions{Base: network(20 * time.Millisecond)})
+		var limits []int64
+		var delivered, before uint64
+		get := fitting(c, 300<<10) // three in the mebibyte that is expected at first
+		fetch := func(ctx context.Context, ch Chunk, limit int64) ([]Leaf, int64, error) {
+			limits, before = append(limits, limit), delivered
+			return get(ctx, ch, limit)
+		}
+		for leaf, err := range ReadAhead(t.Context(), c, logURL, chunksOf(10), fetch) {
+			if err != nil || leaf.Index != delivered {
+				t.Fatalf("got leaf %d, error %v; want leaf %d", leaf.Index, err, delivered)
+			}
+			delivered++
+		}
+		if !slices.Equal(limits, []int64{firstEstimate, MaxChunk}) || before != 3 || delivered != 10 {
+			t.Errorf("fetched with limits %v, the last time after %d leaves, and got %d; want %v, 3 and 10",
+				limits, before, delivered, []int64{firstEstimate, MaxChunk})
+		}
+		idle(t, c)
+	})
+}
+
+func TestNothingOfAPartIsHeldWhileTheRestIsFetched(t *testing.T) {
+	c := NewClient(ClientOptions{})
+	var parts []weak.Pointer[[64]byte]
+	fetch := func(_ context.Context, ch Chunk, _ int64) ([]Leaf, int64, error) {
+		runtime.GC()
+		for i, p := range parts {
+			if p.Value() != nil {
+				t.Errorf("while leaves %d to %d are fetched, leaf %d is still in memory", ch.From, ch.To-1, i)
+			}
+		}
+		if c.budget.all > MaxChunk {
+			t.Errorf("while leaves %d to %d are fetched, %d bytes are reserved, want at most %d", ch.From, ch.To-1, c.budget.all, MaxChunk)
+		}
+		data := new([64]byte)
+		parts = append(parts, weak.Make(data))
+		leaf := []Leaf{{Index: ch.From, Data: data[:]}}
+		if len(parts) == 10 {
+			return leaf, 64, nil
+		}
+		return leaf, 64, &TooLargeError{MaxChunk}
+	}
+	var n uint64
+	for leaf, err := range ReadAhead(t.Context(), c, logURL, chunksOf(10), fetch) {
+		if err != nil || leaf.Index != n {
+			t.Fatalf("got leaf %d, error %v; want leaf %d", leaf.Index, err, n)
+		}
+		n++
+	}
+	if n != 10 {
+		t.Errorf("got %d leaves, want 10", n)
+	}
+}
+
+func TestAChunkOfManyPartsDoesNotKeepTheOversizeLaneFromOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientOptions{Base: network(20 * time.Millisecond)})
+		ctx, cancel := context.WithCancel(t.Context())
+		many := func(yield func(Chunk) bool) { yield(Chunk{From: 0, To: 1 << 20}) }
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for range ReadAhead(ctx, c, logURL, many, fitting(c, MaxChunk)) { // until it is told to stop
+			}
+		})
+		time.Sleep(time.Second)
+		start := time.Now()
+		var n int
+		for _, err := range ReadAhead(t.Context(), c, logURL, chunksOf(100), fetcher(c, fixed(MaxChunk))) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if took := time.Since(start); n != 100 || took > 5*time.Second {
+			t.Errorf("got %d leaves in %s beside a chunk of a million parts, want 100 within 5 s", n, took)
+		}
+		cancel()
+		wg.Wait()
 		idle(t, c)
 	})
 }
@@ -438,6 +607,27 @@ func TestAt50MillisecondsReadingAheadIsTwentyTimesOneAtATime(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALargeChunkNowAndThenDoesNotEndReadingAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const latency, chunks = 50 * time.Millisecond, 500
+		c := NewClient(ClientOptions{Base: takes(latency, ok)})
+		start := time.Now()
+		for _, err := range ReadAhead(t.Context(), c, logURL, chunksOf(10*chunks), fetcher(c, func(ch Chunk) int64 {
+			if ch.From%100 == 90 {
+				return MaxChunk
+			}
+			return 584_000
+		})) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took > chunks*latency/2 {
+			t.Errorf("%d chunks, each tenth a large one, took %s, want at most half of %s", chunks, took, chunks*latency)
+		}
+	})
 }
 
 func TestASlowFirstChunkDoesNotIdleTheRest(t *testing.T) {

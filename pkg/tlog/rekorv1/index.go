@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// maxAnswer limits the answer to one query: about 50,000 UUIDs, which come all at
-	// once.
-	maxAnswer = 4 << 20
-	// maxHits limits what all queries of a service list together: 6 MiB of it is held.
-	maxHits = 1 << 16
+	// maxAnswer limits an answer that is read whole and kept for all trees: about
+	// 12,600 UUIDs. A longer one is read as it comes, see [Tree.Search].
+	maxAnswer = 1 << 20
+	// maxKept limits the UUIDs that are kept of all answers: 2.5 MiB.
+	maxKept = 1 << 16
 	// searches is how many queries are asked at once.
 	searches = 4
 	// maxSubject is the most characters of a subject that rekor-server takes.
@@ -77,48 +77,88 @@ type Hit struct {
 // Found is what the search index lists for some queries.
 type Found struct {
 	Hits []Hit // of this tree, by leaf hash, each once
+	// Listed counts what is listed of this tree for each query, in its place.
+	Listed []int
 	// Others counts what is listed of other trees, by tree ID.
 	Others map[string]int
 	// Failed has an error for each query, in the place of the query, that was not
-	// answered or not in full; nil if there is none. What was listed all the same is
-	// in Hits.
+	// answered or not in full; nil if there is none. What was listed all the same
+	// counts. A *tlog.TooLargeError in it: the answer is longer than [tlog.MaxChunk],
+	// and was read to there.
 	Failed []error
 }
 
-// Search asks the service's search index, which all its trees share: each query is
-// sent once for all of them, and its answer kept as long as the [Service]. Nothing
-// ties the index to the trees: what it lists has yet to be read, and what it does
-// not list may be there. Queries of one field and value are one.
+// Search asks the service's search index, which all its trees share, and returns the
+// entries of this tree for which want reports true. It is told of each that is listed,
+// with the place of the query, in no order; an entry is a hit as soon as it is wanted
+// for one query. Nothing ties the index to the trees: what it lists has yet to be read,
+// and what it does not list may be there. Queries of one field and value are one.
 //
-// A failure that is not about a query, such as status 501 of a server without an
-// index, ends the search: the queries that are left fail with it unasked.
-func (t *Tree) Search(ctx context.Context, queries []Query) Found {
-	lists := t.service.search(ctx, queries)
-	f := Found{Others: make(map[string]int), Failed: make([]error, len(queries))}
-	number, _ := strconv.ParseUint(t.treeID, 10, 64) // it was checked when the tree was accepted
-	at := make(map[tlog.Hash]int)
-	for i, q := range queries {
-		l := lists[q]
-		f.Failed[i] = l.err
+// Each query is sent once for all trees, and its answer kept as long as the
+// [Service]. But anybody can make the index list any number of entries under any
+// value, in one answer without pages. What is too long to be kept, each tree asks for
+// itself and reads as it comes, up to [tlog.MaxChunk] (about 215,000 UUIDs), so that
+// only what is wanted is held. rekor-server lists in another order each time (it
+// ranges over a map, pkg/api/index.go): what lies beyond the limit this time may be
+// read the next.
+//
+// When none of a few queries is answered, for a reason that is not about the query,
+// such as status 501 of a server without an index, the search ends: the queries that
+// are left fail with it unasked.
+func (t *Tree) Search(ctx context.Context, queries []Query, want func(query int, leaf tlog.Hash) bool) Found {
+	c := collector{
+		want: want, at: make(map[tlog.Hash]int),
+		found: Found{Listed: make([]int, len(queries)), Others: make(map[string]int), Failed: make([]error, len(queries))},
+	}
+	c.tree, _ = strconv.ParseUint(t.treeID, 10, 64) // it was checked when the tree was accepted
+	var long []int
+	for i, l := range t.service.search(ctx, queries) {
+		c.found.Failed[i] = l.err
 		for _, id := range l.ids {
-			if id.tree != 0 && id.tree != number {
-				f.Others[strconv.FormatUint(id.tree, 10)]++
-				continue
-			}
-			n, known := at[id.leaf]
-			if !known {
-				n = len(f.Hits)
-				at[id.leaf] = n
-				f.Hits = append(f.Hits, Hit{Leaf: id.leaf, Plain: true})
-			}
-			f.Hits[n].Plain = f.Hits[n].Plain && id.tree == 0
-			if !slices.Contains(f.Hits[n].Queries, i) {
-				f.Hits[n].Queries = append(f.Hits[n].Queries, i)
-			}
+			c.take(i, id)
+		}
+		if l.long {
+			long = append(long, i)
 		}
 	}
-	slices.SortFunc(f.Hits, func(a, b Hit) int { return bytes.Compare(a.Leaf[:], b.Leaf[:]) })
-	return f
+	// Long ones may take all the time there is: each must come first some day.
+	rand.Shuffle(len(long), func(i, j int) { long[i], long[j] = long[j], long[i] })
+	for _, i := range long {
+		c.found.Failed[i] = t.service.stream(ctx, queries[i], func(id entryID) { c.take(i, id) })
+	}
+	slices.SortFunc(c.found.Hits, func(a, b Hit) int { return bytes.Compare(a.Leaf[:], b.Leaf[:]) })
+	return c.found
+}
+
+// collector makes of lists what is found of one tree.
+type collector struct {
+	tree  uint64
+	want  func(query int, leaf tlog.Hash) bool
+	at    map[tlog.Hash]int // places in found.Hits
+	found Found
+}
+
+func (c *collector) take(query int, id entryID) {
+	if id.tree != 0 && id.tree != c.tree {
+		c.found.Others[strconv.FormatUint(id.tree, 10)]++
+		return
+	}
+	c.found.Listed[query]++
+	wanted := c.want(query, id.leaf)
+	n, known := c.at[id.leaf]
+	if !known && !wanted {
+		return
+	}
+	if !known {
+		n = len(c.found.Hits)
+		c.at[id.leaf] = n
+		c.found.Hits = append(c.found.Hits, Hit{Leaf: id.leaf, Plain: true})
+	}
+	h := &c.found.Hits[n]
+	h.Plain = h.Plain && id.tree == 0
+	if !slices.Contains(h.Queries, query) {
+		h.Queries = append(h.Queries, query)
+	}
 }
 
 // entryID is a UUID of an entry.
@@ -129,8 +169,9 @@ type entryID struct {
 
 // list is the answer to one query.
 type list struct {
-	ids []entryID
-	err error
+	ids  []entryID
+	long bool // too long to be kept; then there are no ids
+	err  error
 }
 
 // index is what a service's search index has answered.
@@ -140,8 +181,8 @@ type index struct {
 	held  int // IDs in lists
 }
 
-// search answers queries from what is kept, and asks for the rest.
-func (s *Service) search(ctx context.Context, queries []Query) map[Query]list {
+// search answers queries, in their order, from what is kept, and asks for the rest.
+func (s *Service) search(ctx context.Context, queries []Query) []list {
 	s.index.mu.Lock()
 	defer s.index.mu.Unlock()
 	if s.index.lists == nil {
@@ -164,17 +205,26 @@ func (s *Service) search(ctx context.Context, queries []Query) map[Query]list {
 			wg.Go(func() { answers[i] = s.ask(ctx, q) })
 		}
 		wg.Wait()
+		answered := false
 		for i, q := range batch {
 			s.keep(q, answers[i])
-			if err := answers[i].err; err != nil && !aboutQuery(err) {
-				over = err
+			if err := answers[i].err; err == nil || aboutQuery(err) {
+				answered = true
 			}
+		}
+		// One may be slow for what others had listed there; that must not keep out the rest.
+		if !answered {
+			over = answers[0].err
 		}
 	}
 	for _, q := range left {
 		s.index.lists[q] = list{err: fmt.Errorf("not asked for, since the search index fails: %w", over)}
 	}
-	return s.index.lists
+	lists := make([]list, len(queries))
+	for i, q := range queries {
+		lists[i] = s.index.lists[q]
+	}
+	return lists
 }
 
 // withoutSubjects finds out whether the server knows the field "subject", if there
@@ -204,79 +254,20 @@ func (s *Service) withoutSubjects(ctx context.Context, queries []Query) (left []
 // may fare better.
 func aboutQuery(err error) bool {
 	var malformed *malformedList
-	if isTooLarge(err) || errors.As(err, &malformed) || errors.Is(err, errTooMany) {
+	if errors.As(err, &malformed) {
 		return true
 	}
 	var status *tlog.StatusError
 	return errors.As(err, &status) && (status.Code == http.StatusBadRequest || status.Code == http.StatusUnprocessableEntity)
 }
 
-var errTooMany = fmt.Errorf("the search index lists more entries for all queries than our limit of %d; ask for fewer values, or read the log in full", maxHits)
-
 // keep remembers an answer, within the limit.
 func (s *Service) keep(q Query, l list) {
-	if s.index.held+len(l.ids) > maxHits {
-		l = list{err: errTooMany}
+	if s.index.held+len(l.ids) > maxKept {
+		l = list{long: true}
 	}
 	s.index.held += len(l.ids)
 	s.index.lists[q] = l
-}
-
-// malformedList says that something in an answer is no UUID.
-type malformedList struct {
-	url   string
-	first string
-	n     int
-}
-
-func (e *malformedList) Error() string {
-	return fmt.Sprintf("POST %s lists %d that are no UUID of an entry, the first %.100q", e.url, e.n, e.first)
-}
-
-// ask sends one query.
-func (s *Service) ask(ctx context.Context, q Query) list {
-	url := s.url + "/api/v1/index/retrieve"
-	raw, err := s.client.Post(ctx, url, "application/json", q.body(), maxAnswer)
-	if err != nil {
-		return list{err: err}
-	}
-	var uuids []string
-	if err := json.Unmarshal(raw, &uuids); err != nil {
-		return list{err: &tlog.Unavailable{What: "POST " + url, Err: fmt.Errorf("not what Rekor's search index answers: %w", err)}}
-	}
-	ids := make([]entryID, 0, len(uuids))
-	bad := &malformedList{url: url}
-	for _, uuid := range uuids {
-		id, ok := parseUUID(uuid)
-		if ok {
-			ids = append(ids, id)
-			continue
-		}
-		if bad.n++; bad.n == 1 {
-			bad.first = strings.Clone(uuid)
-		}
-	}
-	slices.SortFunc(ids, func(a, b entryID) int {
-		return cmp.Or(bytes.Compare(a.leaf[:], b.leaf[:]), cmp.Compare(a.tree, b.tree))
-	})
-	l := list{ids: slices.Clip(slices.Compact(ids))}
-	if bad.n > 0 {
-		l.err = bad
-	}
-	return l
-}
-
-// parseUUID reads a leaf hash in hex, with the tree ID before it or without.
-func parseUUID(uuid string) (id entryID, ok bool) {
-	raw, err := hex.DecodeString(uuid)
-	if err != nil || len(raw) != len(id.leaf) && len(raw) != 8+len(id.leaf) {
-		return id, false
-	}
-	for _, b := range raw[:len(raw)-len(id.leaf)] {
-		id.tree = id.tree<<8 | uint64(b)
-	}
-	id.leaf = tlog.Hash(raw[len(raw)-len(id.leaf):])
-	return id, true
 }
 
 // ErrNoEntry says that the service does not have an entry in the tree.
@@ -314,17 +305,17 @@ func (t *Tree) lookUp(ctx context.Context, leaves []tlog.Hash, out []Entry) {
 	if err == nil {
 		return
 	}
-	if len(leaves) > 1 && divisible(err, tlog.MaxChunk) {
+	if len(leaves) > 1 && tlog.Divisible(err) {
 		half := len(leaves) / 2
 		t.lookUp(ctx, leaves[:half], out[:half])
 		t.lookUp(ctx, leaves[half:], out[half:])
 		return
 	}
-	var bad *badBatch
+	var bad *tlog.BadAnswer
 	if errors.As(err, &bad) {
 		err = &tlog.Unavailable{What: "POST " + t.retrieveURL(), Err: err}
-		if !errors.Is(bad, errMalformed) {
-			err = t.unverifiedEntry(leaves[0], bad.served, bad.err)
+		if !bad.Malformed {
+			err = t.unverifiedEntry(leaves[0], bad.Served, bad.Err)
 		}
 	}
 	for i := range out {
@@ -338,7 +329,7 @@ func (t *Tree) unverifiedEntry(leaf tlog.Hash, served []byte, err error) error {
 	return &tlog.Unverified{What: fmt.Sprintf("entry %s%s of tree %s at %s", t.prefix, leaf, t.treeID, t.service.url), Served: served, Err: err}
 }
 
-// entries makes one request. The error is a *badBatch if something in the answer
+// entries makes one request. The error is a *[tlog.BadAnswer] if something in the answer
 // does not fit; what is left out is no error.
 func (t *Tree) entries(ctx context.Context, leaves []tlog.Hash, out []Entry) error {
 	at := make(map[tlog.Hash]int, len(leaves))
@@ -356,17 +347,17 @@ func (t *Tree) entries(ctx context.Context, leaves []tlog.Hash, out []Entry) err
 	}
 	all, err := parseRetrieved(raw)
 	if err != nil {
-		return &badBatch{err: err, served: raw}
+		return &tlog.BadAnswer{Err: err, Served: raw, Malformed: true}
 	}
 	for _, e := range all {
 		p, proofErr := parsePlace(e.proof)
 		leaf, err := t.leaf(p.Index, e)
 		if err != nil {
-			return &badBatch{err, raw}
+			return &tlog.BadAnswer{Err: err, Served: raw}
 		}
 		i, wanted := at[leaf.Hash]
 		if !wanted {
-			return &badBatch{fmt.Errorf("entry %s is served, which was not asked for", leaf.Claims.UUID), raw}
+			return &tlog.BadAnswer{Err: fmt.Errorf("entry %s is served, which was not asked for", leaf.Claims.UUID), Served: raw}
 		}
 		out[i] = Entry{Leaf: leaf, Size: p.Size, Root: p.Root, Served: raw}
 		if err := cmp.Or(proofErr, t.checkPlace(leaf, e.proof)); err != nil {
@@ -389,7 +380,7 @@ func parsePlace(proof []byte) (p place, err error) {
 		return p, errors.New("no inclusion proof is served with it")
 	}
 	if err := json.Unmarshal(proof, &p); err != nil {
-		return place{}, fmt.Errorf("its inclusion proof: %w", err)
+		return place{}, fmt.Errorf("its inclusion proof: %.200q", err)
 	}
 	return p, nil
 }

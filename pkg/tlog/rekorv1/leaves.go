@@ -6,10 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -25,41 +23,12 @@ const (
 	maxTime = 253402300799
 )
 
-// errFull says that a chunk's leaves fit its limit one by one, not together.
-var errFull = errors.New("the leaves of the batch are too large to hold together")
-
-// badBatch is an answer with status 200 that is not the leaves asked for.
-type badBatch struct {
-	err    error
-	served []byte // nil if the leaf was merely left out
-}
-
-func (e *badBatch) Error() string { return e.err.Error() }
-func (e *badBatch) Unwrap() error { return e.err }
-
 // Leaves reads ten at a time by POST log/entries/retrieve, an answer of at most
 // [tlog.MaxChunk] bytes. Entries may come in any order. A batch that is refused,
 // too large, or in which anything is missing, extra or does not fit, is halved
 // down to the first leaf that fails by itself.
 func (t *Tree) Leaves(ctx context.Context, from, to uint64) iter.Seq2[tlog.Leaf, error] {
-	return func(yield func(tlog.Leaf, error) bool) {
-		for from < to {
-			next, full := from, false
-			for leaf, err := range tlog.ReadAhead(ctx, t.service.client, t.service.url, chunks(from, to), t.fetch) {
-				if full = errors.Is(err, errFull); full {
-					break // go on with a chunk that begins at the leaf that did not fit
-				}
-				if !yield(leaf, err) || err != nil {
-					return
-				}
-				next = leaf.Index + 1
-			}
-			if !full {
-				return
-			}
-			from = next
-		}
-	}
+	return tlog.ReadAhead(ctx, t.service.client, t.service.url, chunks(from, to), t.fetch)
 }
 
 // chunks cuts [from, to) into batches.
@@ -92,13 +61,13 @@ func (t *Tree) fetch(ctx context.Context, c tlog.Chunk, limit int64) (leaves []t
 			} else {
 				end = next + max((bad-next)/2, 1)
 			}
-		case !divisible(err, limit):
+		case tlog.IsTooLarge(err) && (limit < tlog.MaxChunk || size > 0 && end-next == 1):
+			return leaves, size, err // ReadAhead goes on with the rest
+		case !tlog.Divisible(err):
 			return leaves, size, err
 		case end-next > 1:
 			bad = end
 			end = next + (bad-next)/2
-		case size > 0 && isTooLarge(err):
-			return leaves, size, errFull
 		default:
 			return leaves, size, t.blame(ctx, next, len(leaves) > 0, limit-size, err)
 		}
@@ -106,62 +75,15 @@ func (t *Tree) fetch(ctx context.Context, c tlog.Chunk, limit int64) (leaves []t
 	return leaves, size, nil
 }
 
-// divisible reports whether a failed batch may have better parts. Overload and
-// network trouble are not about what was asked for. Too large for a limit below
-// tlog.MaxChunk is ReadAhead's to solve.
-func divisible(err error, limit int64) bool {
-	var bad *badBatch
-	if errors.As(err, &bad) {
-		return true
-	}
-	if isTooLarge(err) {
-		return limit >= tlog.MaxChunk
-	}
-	var status *tlog.StatusError
-	if !errors.As(err, &status) {
-		return false
-	}
-	switch status.Code {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout:
-		return false
-	case http.StatusInternalServerError:
-		return true
-	}
-	return status.Code >= 400 && status.Code < 500
-}
-
-func isTooLarge(err error) bool {
-	var large *tlog.TooLargeError
-	return errors.As(err, &large)
-}
-
-// blame decides what the failure of a single leaf means. An answer that can be
-// read is about the leaf. For any other, such as status 500, it must be seen that
-// the service gives another leaf: else it is the service that fails.
+// blame is [tlog.Blame], which need not ask for others if some came.
 func (t *Tree) blame(ctx context.Context, index uint64, othersCame bool, limit int64, err error) error {
-	leafErr := &tlog.LeafError{Index: index, End: index + 1, Err: err}
-	var bad *badBatch
-	if errors.As(err, &bad) {
-		leafErr.Served = bad.served
-		if !errors.Is(err, errMalformed) {
-			return leafErr
+	return tlog.Blame(t.retrieveURL(), index, t.state().size, err, func(other uint64) error {
+		if othersCame {
+			return nil
 		}
-	}
-	size := t.state().size
-	if othersCame || size == 1 {
-		return leafErr
-	}
-	tried := map[uint64]bool{index: true}
-	for _, other := range []uint64{index - 1, index + 1, 0, size - 1} {
-		if other >= size || tried[other] {
-			continue
-		}
-		tried[other] = true
-		if _, err := t.batch(ctx, other, other+1, limit); err == nil {
-			return leafErr
-		}
-	}
-	return &tlog.Unavailable{What: t.retrieveURL(), Err: fmt.Errorf("neither leaf %d nor its neighbours: %w", index, err)}
+		_, err := t.batch(ctx, other, other+1, limit)
+		return err
+	})
 }
 
 func (t *Tree) retrieveURL() string { return t.service.url + "/api/v1/log/entries/retrieve" }
@@ -189,27 +111,24 @@ func (t *Tree) batch(ctx context.Context, from, to uint64, limit int64) (answer,
 	}
 	entries, err := parseRetrieved(raw)
 	if err != nil {
-		bad := &badBatch{err: err}
-		if len(raw) > 0 {
-			bad.served = raw
-		}
-		return answer{}, bad
+		return answer{}, &tlog.BadAnswer{Err: err, Served: raw, Malformed: true}
 	}
 	leaves := make([]tlog.Leaf, to-from)
+	bad := func(err error) (answer, error) { return answer{}, &tlog.BadAnswer{Err: err, Served: raw} }
 	for _, e := range entries {
 		i := e.index - first // wraps around if it is smaller, and is too large then
 		if i >= uint64(len(leaves)) {
-			return answer{}, &badBatch{fmt.Errorf("an entry with logIndex %d is served, which was not asked for (want %d to %d)", e.index, first, now.offset+to-1), raw}
+			return bad(fmt.Errorf("an entry with logIndex %d is served, which was not asked for (want %d to %d)", e.index, first, now.offset+to-1))
 		}
 		if leaves[i].Claims != nil {
-			return answer{}, &badBatch{fmt.Errorf("two entries with logIndex %d are served", e.index), raw}
+			return bad(fmt.Errorf("two entries with logIndex %d are served", e.index))
 		}
 		if leaves[i], err = t.leaf(from+i, e); err != nil {
-			return answer{}, &badBatch{err, raw}
+			return bad(err)
 		}
 	}
 	if missing := len(leaves) - len(entries); missing > 0 {
-		return answer{}, &badBatch{err: fmt.Errorf("%d of the %d entries from logIndex %d on are left out", missing, len(leaves), first)}
+		return answer{}, &tlog.BadAnswer{Err: fmt.Errorf("%d of the %d entries from logIndex %d on are left out", missing, len(leaves), first)}
 	}
 	return answer{leaves, entries, raw}, nil
 }
@@ -229,7 +148,7 @@ func query(from, to uint64) []byte {
 // one gets a single leaf.
 func (t *Tree) one(ctx context.Context, index uint64) (answer, error) {
 	got, err := t.batch(ctx, index, index+1, tlog.MaxChunk)
-	if err != nil && divisible(err, tlog.MaxChunk) {
+	if err != nil && tlog.Divisible(err) {
 		err = t.blame(ctx, index, false, tlog.MaxChunk, err)
 	}
 	return got, err

@@ -255,6 +255,32 @@ func TestLeavesBesideOthersThatAreMissingAreBlamedToo(t *testing.T) {
 	wantBodies(t, leaves, "a", 20, allCount)
 }
 
+func TestLeavesThatCameAreNotAskedForAgainToBlameTheNext(t *testing.T) {
+	key, public := newKey(t)
+	f := serve(t, key, bodies("a", 0, allCount)...)
+	tree, _ := f.tree(t, public)
+	f.rekor.Active().Lie(badLeaf, tlogtest.Lie{Status: 500})
+	var mu sync.Mutex
+	times := map[uint64]int{}
+	f.rekor.Inject(tlogtest.Path("retrieve"), 0, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		mu.Lock()
+		defer mu.Unlock()
+		if indexes := asked(t, r); !slices.Contains(indexes, badLeaf) {
+			for _, i := range indexes {
+				times[i]++
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+	leaves, _ := read(tree, t.Context(), 0, allCount)
+	wantBodies(t, leaves, "a", 0, badLeaf)
+	for i := range uint64(badLeaf) {
+		if times[i] != 1 {
+			t.Errorf("leaf %d was served %d times, want once", i, times[i])
+		}
+	}
+}
+
 func TestTheOnlyLeafOfATreeIsBlamedWithoutNeighbours(t *testing.T) {
 	key, public := newKey(t)
 	f := serve(t, key, body("a", 0))
@@ -288,6 +314,14 @@ func TestLeavesTooLargeTogetherAreReadApart(t *testing.T) {
 	}
 	if next != 12 {
 		t.Errorf("got %d leaves, want 12", next)
+	}
+}
+
+func TestABatchTooLargeForLessThanTheMaximumIsNotHalved(t *testing.T) {
+	tree := canned(t, typical(10))
+	leaves, size, err := tree.fetch(t.Context(), tlog.Chunk{From: 0, To: 10}, 20_000)
+	if requests := tree.service.client.Stats().Requests; !tlog.IsTooLarge(err) || len(leaves) != 0 || size != 0 || requests != 1 {
+		t.Errorf("got %d leaves, %d bytes, %v by %d requests; want none, too large, by one", len(leaves), size, err, requests)
 	}
 }
 

@@ -274,7 +274,7 @@ func (s *Service) place(trees []listed) {
 		if l.err = err; err != nil {
 			var f formats.Checkpoint
 			if _, err := f.Unmarshal(l.note); err != nil && unknown == nil {
-				unknown = fmt.Errorf("the size of tree %.20q, which comes before, is not known: %w", l.treeID, err)
+				unknown = fmt.Errorf("the size of tree %.20q, which comes before, is not known: %.200q", l.treeID, err)
 			}
 			size = f.Size
 		}

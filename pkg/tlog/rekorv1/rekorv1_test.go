@@ -415,6 +415,16 @@ func TestSizesThatOverflowGiveNoPlace(t *testing.T) {
 	}
 }
 
+func TestASizeThatIsNoNumberIsSaidInPart(t *testing.T) {
+	f := &fixture{client: tlog.NewClient(tlog.ClientOptions{})}
+	note := []byte("x - 1\n" + strings.Repeat("9", 100_000) + "\n" + strings.Repeat("A", 43) + "=\n")
+	trees := []listed{{treeID: "1", note: note}, {treeID: "2"}}
+	f.service().place(trees)
+	if err := trees[1].offsetErr; err == nil || len(err.Error()) > 1000 {
+		t.Errorf("got %.1000q", err)
+	}
+}
+
 // asked are the global indexes that a retrieve request asks for.
 func asked(t testing.TB, r *http.Request) []uint64 {
 	t.Helper()

@@ -45,7 +45,8 @@ func parseRetrieved(data []byte) ([]served, error) {
 		err = errors.New("something follows the list")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: at byte %d of %d: %w", errMalformed, s.pos, len(data), err)
+		// A number that is none stands in err, quoted, whatever its length.
+		return nil, fmt.Errorf("%w: at byte %d of %d: %.200s", errMalformed, s.pos, len(data), err)
 	}
 	return entries, nil
 }

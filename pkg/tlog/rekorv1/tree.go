@@ -218,7 +218,7 @@ func openInclusion(index uint64, leaf tlog.Hash, raw []byte) (tlog.Nodes, error)
 		Hashes   []string  `json:"hashes"`
 	}
 	if err := json.Unmarshal(raw, &p); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("not Rekor's inclusion proof: %.200q", err)
 	}
 	if p.LogIndex != index || p.TreeSize <= index || p.TreeSize > maxTotal {
 		return nil, fmt.Errorf("it is for leaf %d in a tree of size %d, want leaf %d", p.LogIndex, p.TreeSize, index)

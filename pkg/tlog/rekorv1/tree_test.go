@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -178,6 +179,42 @@ func TestFrontierThatDoesNotFitIsUnverified(t *testing.T) {
 			var unverified *tlog.Unverified
 			if !errors.As(err, &unverified) || len(unverified.Served) == 0 {
 				t.Errorf("got %v, want an Unverified with what was served", err)
+			}
+		})
+	}
+}
+
+func TestErrorsSayLittleOfWhatWasServedAndThatQuoted(t *testing.T) {
+	key, public := newKey(t)
+	odd, long := strings.Repeat(`\u0000\u202e\u001b[2J\n`, 10_000), strings.Repeat("9", 100_000)
+	hash := tlog.LeafHash(body("a", 20)).String()
+	for name, pair := range map[string][2]string{
+		"a proof's index":     {`"logIndex":21,"rootHash"`, `"logIndex":` + long + `,"rootHash"`},
+		"a proof's size":      {`"treeSize":30`, `"treeSize":` + long},
+		"a proof's root":      {`"rootHash":"`, `"rootHash":"` + odd},
+		"a proof's hash":      {hash, odd},
+		"an entry's index":    {`"logIndex":21,"ver`, `"logIndex":` + long + `,"ver`},
+		"an entry's time":     {`"integratedTime":`, `"integratedTime":` + long},
+		"an entry's UUID":     {`[{"`, `[{"` + odd},
+		"something instead":   {`[{"`, "\x1b[2J" + odd},
+		"an entry's body":     {`"body":"`, `"body":"` + odd},
+		"a field's beginning": {`"body":"`, `"body":` + odd + `"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := serve(t, key, bodies("a", 0, 30)...)
+			tree, cp := f.tree(t, public)
+			f.rekor.Inject(tlogtest.Path("retrieve"), 0, tlogtest.Edit(func(b []byte) []byte {
+				return []byte(strings.Replace(string(b), pair[0], pair[1], 1))
+			}))
+			_, frontierErr := tree.Frontier(t.Context(), 22, cp)
+			entry := tree.Entries(t.Context(), []tlog.Hash{tlog.LeafHash(body("a", 21))})[0]
+			for _, err := range []error{frontierErr, entry.Err} {
+				if err == nil {
+					t.Fatal("no error")
+				}
+				if s := err.Error(); len(s) > 1000 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+					t.Errorf("got %d bytes: %.1000q", len(s), s)
+				}
 			}
 		})
 	}

@@ -199,6 +199,19 @@ func TestALogThatFailsAltogetherBlamesNoLeaf(t *testing.T) {
 	}
 }
 
+func TestLeavesThatCameAreNotAskedForAgainToBlameTheNext(t *testing.T) {
+	f := serve(t, allCount)
+	f.checkpoint(t)
+	f.Lie(badLeaf, tlogtest.Lie{Status: 500})
+	leaves, _ := read(t.Context(), f.log, 0, allCount)
+	wantLeaves(t, leaves, 0, badLeaf)
+	for i := range uint64(badLeaf) {
+		if got := f.Reads(i); got != 1 {
+			t.Errorf("leaf %d was served %d times, want once", i, got)
+		}
+	}
+}
+
 func TestTheOnlyLeafOfATreeIsBlamedWithoutNeighbours(t *testing.T) {
 	f := serve(t, 1)
 	f.checkpoint(t)

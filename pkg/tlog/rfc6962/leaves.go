@@ -24,18 +24,6 @@ const (
 	retryPages = 64
 )
 
-// errFull says that a chunk's leaves fit its limit one by one, not together.
-var errFull = errors.New("the leaves of the chunk are too large to hold together")
-
-// badPage is an answer with status 200 that is not a page of the leaves asked for.
-type badPage struct {
-	err    error
-	served []byte // nil if the leaves were merely left out
-}
-
-func (e *badPage) Error() string { return e.err.Error() }
-func (e *badPage) Unwrap() error { return e.err }
-
 // pages is what was learnt of the pages that the server gives, so that each chunk
 // takes one request. The zero value knows nothing.
 type pages struct {
@@ -82,24 +70,7 @@ func (p *pages) learn(largest uint64, cut bool) {
 // end. A page that is refused, too large, empty or not what was asked for is halved
 // down to the first leaf that fails by itself.
 func (l *Log) Leaves(ctx context.Context, from, to uint64) iter.Seq2[tlog.Leaf, error] {
-	return func(yield func(tlog.Leaf, error) bool) {
-		for from < to {
-			next, full := from, false
-			for leaf, err := range tlog.ReadAhead(ctx, l.client, l.info.URL, l.chunks(from, to), l.fetch) {
-				if full = errors.Is(err, errFull); full {
-					break // go on with a chunk that begins at the leaf that did not fit
-				}
-				if !yield(leaf, err) || err != nil {
-					return
-				}
-				next = leaf.Index + 1
-			}
-			if !full {
-				return
-			}
-			from = next
-		}
-	}
+	return tlog.ReadAhead(ctx, l.client, l.info.URL, l.chunks(from, to), l.fetch)
 }
 
 // chunks cuts [from, to) into pages that end at multiples of their size, as an
@@ -119,9 +90,14 @@ func (l *Log) chunks(from, to uint64) iter.Seq[tlog.Chunk] {
 
 // fetch gets one chunk for [tlog.ReadAhead].
 func (l *Log) fetch(ctx context.Context, c tlog.Chunk, limit int64) (leaves []tlog.Leaf, size int64, err error) {
-	if limit < tlog.MaxChunk && l.pages.bytes(c.To-c.From) > limit {
-		// Known without reading a megabyte of it.
+	var rest error
+	// What does not fit is known without reading a megabyte of it.
+	switch fit := uint64(limit / l.pages.bytes(1)); {
+	case c.To-c.From <= fit:
+	case limit < tlog.MaxChunk:
 		return nil, 0, &tlog.TooLargeError{Limit: limit}
+	case c.To-c.From > 1:
+		c.To, rest = c.From+max(fit, 1), &tlog.TooLargeError{Limit: limit}
 	}
 	// [next, end) is asked for; [next, bad) is not known to be had as a whole.
 	next, end, bad := c.From, c.To, c.To
@@ -147,20 +123,20 @@ func (l *Log) fetch(ctx context.Context, c tlog.Chunk, limit int64) (leaves []tl
 			default:
 				end = next + max((bad-next)/2, 1)
 			}
-		case isTooLarge(err) && limit < tlog.MaxChunk:
+		case tlog.IsTooLarge(err) && limit < tlog.MaxChunk:
 			return nil, 0, err // ReadAhead gets the chunk again, and until then nothing is kept of it
-		case !divisible(err):
+		case !tlog.Divisible(err):
 			return leaves, size, err
 		case end-next > 1:
-			if failed = true; isTooLarge(err) {
+			if failed = true; tlog.IsTooLarge(err) {
 				l.pages.each.Store(max(l.pages.each.Load(), (limit-size)/int64(end-next)))
 			}
 			bad = end
 			if end = next + (bad-next)/2; len(leaves) == 0 {
 				end = next + 1 // shows soonest whether the log gives anything
 			}
-		case size > 0 && isTooLarge(err):
-			return leaves, size, errFull
+		case size > 0 && tlog.IsTooLarge(err):
+			return leaves, size, err // ReadAhead goes on with the rest
 		default:
 			return leaves, size, l.blame(ctx, next, len(leaves) > 0, limit-size, err)
 		}
@@ -168,7 +144,7 @@ func (l *Log) fetch(ctx context.Context, c tlog.Chunk, limit int64) (leaves []tl
 	if !failed {
 		l.pages.learn(largest, cut)
 	}
-	return leaves, size, nil
+	return leaves, size, rest
 }
 
 // page gets the leaves from an index on with one request: at least one, and at most
@@ -191,14 +167,10 @@ func (l *Log) page(ctx context.Context, from, to uint64, limit int64) ([]tlog.Le
 func (l *Log) leaves(from, to uint64, raw []byte) ([]tlog.Leaf, error) {
 	entries, err := parsePage(raw, to-from)
 	if err != nil {
-		bad := &badPage{err: err}
-		if len(raw) > 0 {
-			bad.served = raw
-		}
-		return nil, bad
+		return nil, &tlog.BadAnswer{Err: err, Served: raw, Malformed: errors.Is(err, errMalformed)}
 	}
 	if len(entries) == 0 {
-		return nil, &badPage{err: fmt.Errorf("no entry is served from leaf %d on", from)}
+		return nil, &tlog.BadAnswer{Err: fmt.Errorf("no entry is served from leaf %d on", from)}
 	}
 	leaves := make([]tlog.Leaf, len(entries))
 	var data []byte
@@ -207,13 +179,13 @@ func (l *Log) leaves(from, to uint64, raw []byte) ([]tlog.Leaf, error) {
 		data = slices.Grow(data[:0], base64.StdEncoding.DecodedLen(len(e.leaf)))
 		n, err := base64.StdEncoding.Decode(data[:cap(data)], e.leaf)
 		if err != nil {
-			return nil, &badPage{fmt.Errorf("the leaf_input of leaf %d: %w", index, err), raw}
+			return nil, &tlog.BadAnswer{Err: fmt.Errorf("the leaf_input of leaf %d: %w", index, err), Served: raw}
 		}
 		// The leaf goes where its base64 was: it needs no more memory than the page,
 		// which is kept for what is served beside it. (A page in which another one
 		// fails is asked for again, so what it is blamed with stands as it was served.)
 		e.leaf = e.leaf[:copy(e.leaf, data[:n]):n]
-		leaves[i] = tlog.Leaf{Index: index, Data: e.leaf, Hash: tlog.LeafHash(e.leaf), Submission: l.submission(index, e)}
+		leaves[i] = tlog.Leaf{Index: index, Data: e.leaf, Hash: tlog.LeafHash(e.leaf), Submission: l.submission(index, e), Beside: len(e.extra)}
 	}
 	return leaves, nil
 }
@@ -222,31 +194,13 @@ func (l *Log) entriesURL(from, to uint64) string {
 	return l.url("get-entries?start=%d&end=%d", from, to-1)
 }
 
-// blame decides what the failure of a single leaf means. An answer that can be read
-// is about the leaf. For any other, such as status 500, it must be seen that the log
-// gives another leaf: else it is the log that fails.
+// blame is [tlog.Blame], which need not ask for others if some came.
 func (l *Log) blame(ctx context.Context, index uint64, othersCame bool, limit int64, err error) error {
-	leafErr := &tlog.LeafError{Index: index, End: index + 1, Err: err}
-	var bad *badPage
-	if errors.As(err, &bad) {
-		leafErr.Served = bad.served
-		if !errors.Is(err, errMalformed) {
-			return leafErr
+	return tlog.Blame(l.entriesURL(index, index+1), index, l.size.Load(), err, func(other uint64) error {
+		if othersCame {
+			return nil
 		}
-	}
-	size := l.size.Load()
-	if othersCame || size == 1 {
-		return leafErr
-	}
-	tried := map[uint64]bool{index: true}
-	for _, other := range []uint64{index - 1, index + 1, 0, size - 1} {
-		if other >= size || tried[other] {
-			continue
-		}
-		tried[other] = true
-		if _, _, err := l.page(ctx, other, other+1, limit); err == nil {
-			return leafErr
-		}
-	}
-	return &tlog.Unavailable{What: l.entriesURL(index, index+1), Err: fmt.Errorf("neither leaf %d nor its neighbours: %w", index, err)}
+		_, _, err := l.page(ctx, other, other+1, limit)
+		return err
+	})
 }

@@ -271,6 +271,33 @@ func TestAChunkKeepsNoMoreThanItTells(t *testing.T) {
 	}
 }
 
+func TestEntriesKnownNotToFitAreNotAskedFor(t *testing.T) {
+	const each = tlog.MaxChunk / 7
+	for _, row := range []struct {
+		n, bytes uint64 // of the chunk; of an entry in the latest page
+		limit    int64
+		want     uint64 // leaves
+		tooLarge bool
+		requests int
+	}{
+		{7, each, tlog.MaxChunk, 7, false, 1},
+		{8, each, tlog.MaxChunk, 7, true, 1},
+		{500, each, tlog.MaxChunk, 7, true, 1},
+		{2, tlog.MaxChunk, tlog.MaxChunk, 1, true, 1},
+		{1, 2 * tlog.MaxChunk, tlog.MaxChunk, 1, false, 1},
+		{8, each, tlog.MaxChunk - 1, 0, true, 0},
+	} {
+		f := serve(t, 500)
+		f.checkpoint(t)
+		f.log.pages.each.Store(int64(row.bytes))
+		leaves, _, err := f.log.fetch(t.Context(), tlog.Chunk{From: 0, To: row.n}, row.limit)
+		if (err != nil) != row.tooLarge || row.tooLarge && !tlog.IsTooLarge(err) || requests(f) != row.requests {
+			t.Errorf("%+v: took %d requests, %v", row, requests(f), err)
+		}
+		wantLeaves(t, leaves, 0, row.want)
+	}
+}
+
 func TestReadingStopsWhenTheConsumerDoes(t *testing.T) {
 	f := serve(t, 5000)
 	f.checkpoint(t)

@@ -17,7 +17,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -105,7 +104,7 @@ func (l *Log) Checkpoint(ctx context.Context) (tlog.Checkpoint, error) {
 	}
 	var sth ct.GetSTHResponse
 	if err := json.Unmarshal(raw, &sth); err != nil {
-		return tlog.Checkpoint{}, &tlog.Unavailable{What: at, Err: fmt.Errorf("not a signed tree head: %w", err)}
+		return tlog.Checkpoint{}, &tlog.Unavailable{What: at, Err: fmt.Errorf("not a signed tree head: %.200q", err)}
 	}
 	if sth.SHA256RootHash == nil && sth.TreeHeadSignature == nil {
 		return tlog.Checkpoint{}, &tlog.Unavailable{What: at, Err: errors.New("not a signed tree head: it has neither root hash nor signature")}
@@ -210,7 +209,7 @@ func (l *Log) inclusion(ctx context.Context, index uint64, cp tlog.Checkpoint) (
 	at := l.url("get-entry-and-proof?leaf_index=%d&tree_size=%d", index, cp.Size)
 	raw, err := l.client.Get(ctx, at, tlog.MaxChunk)
 	if err != nil {
-		if divisible(err) {
+		if tlog.Divisible(err) {
 			err = &tlog.LeafError{Index: index, End: index + 1, Err: err}
 		}
 		return nil, err
@@ -228,29 +227,4 @@ func (l *Log) inclusion(ctx context.Context, index uint64, cp tlog.Checkpoint) (
 		}
 	}
 	return nil, &tlog.Unverified{What: "the inclusion proof " + at, Served: raw, Err: err}
-}
-
-// divisible reports whether what failed may be had in part. Overload and network
-// trouble are not about what was asked for.
-func divisible(err error) bool {
-	var bad *badPage
-	var status *tlog.StatusError
-	switch {
-	case errors.As(err, &bad), isTooLarge(err):
-		return true
-	case !errors.As(err, &status):
-		return false
-	}
-	switch status.Code {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout:
-		return false
-	case http.StatusInternalServerError:
-		return true
-	}
-	return status.Code >= 400 && status.Code < 500
-}
-
-func isTooLarge(err error) bool {
-	var large *tlog.TooLargeError
-	return errors.As(err, &large)
 }

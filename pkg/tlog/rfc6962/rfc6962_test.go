@@ -271,6 +271,7 @@ func TestCheckpointIsUnverifiedOrUnavailable(t *testing.T) {
 		{"another algorithm", sth(func(m map[string]any) { m["tree_head_signature"] = "BAE" + m["tree_head_signature"].(string)[3:] }), true},
 		{"another log's", tlogtest.Instead(other), true},
 		{"a fraction for a size", set("tree_size", 1.5), false},
+		{"a size of many digits", set("tree_size", json.Number(strings.Repeat("9", 60_000))), false},
 		{"a size below 0", set("tree_size", -1), false},
 		{"a root that is not base64", set("sha256_root_hash", "%%"), false},
 		{"an error with status 200", text(`{"error_message":"no","success":false}`), false},
@@ -295,6 +296,9 @@ func TestCheckpointIsUnverifiedOrUnavailable(t *testing.T) {
 			}
 			if row.unverified && len(unverified.Served) == 0 {
 				t.Error("what was served is not kept")
+			}
+			if s := err.Error(); len(s) > 1000 {
+				t.Errorf("an error of %d bytes: %.1000q", len(s), s)
 			}
 		})
 	}

@@ -31,7 +31,8 @@ func (l *Log) submission(index uint64, e served) func(context.Context) (tlog.Sub
 }
 
 // parseSubmission reads base64 of what RFC 6962 section 4.6 has beside a leaf: the
-// certificate_chain of an x509_entry, the PrecertChainEntry of a precert_entry.
+// certificate_chain of an x509_entry, the PrecertChainEntry of a precert_entry. With an
+// error it is what could be read.
 func parseSubmission(leaf, extra []byte) (tlog.Submission, error) {
 	var s tlog.Submission
 	raw, err := base64.StdEncoding.DecodeString(string(extra))
@@ -55,7 +56,7 @@ func parseSubmission(leaf, extra []byte) (tlog.Submission, error) {
 		return s, fmt.Errorf("the leaf has entry_type %d, want 0 or 1", kind)
 	}
 	var chain cryptobyte.String
-	if !rest.ReadUint24LengthPrefixed(&chain) || !rest.Empty() {
+	if !rest.ReadUint24LengthPrefixed(&chain) {
 		return s, errors.New("it does not end with a certificate chain")
 	}
 	for !chain.Empty() {
@@ -67,6 +68,9 @@ func parseSubmission(leaf, extra []byte) (tlog.Submission, error) {
 			return s, fmt.Errorf("a chain of more than %d certificates", maxChain)
 		}
 		s.Chain = append(s.Chain, cert)
+	}
+	if !rest.Empty() {
+		return s, fmt.Errorf("%d bytes stand after the certificate chain", len(rest))
 	}
 	return s, nil
 }

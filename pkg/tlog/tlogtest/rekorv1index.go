@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -192,7 +193,7 @@ func lookupKeys(q *models.SearchIndex) ([]string, error) {
 }
 
 // look is each UUID once that is listed under any key or, with operator "and",
-// under all.
+// under all, in another order each time: rekor-server ranges over a map.
 func (x *SearchIndex) look(keys []string, operator string) []string {
 	count := make(map[string]int)
 	found := []string{} // never null in JSON
@@ -211,5 +212,6 @@ func (x *SearchIndex) look(keys []string, operator string) []string {
 	if strings.EqualFold(operator, "and") {
 		found = slices.DeleteFunc(found, func(uuid string) bool { return count[uuid] < len(keys) })
 	}
+	rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
 	return found
 }
