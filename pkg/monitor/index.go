@@ -20,7 +20,8 @@ const (
 	indexBatch   = 10      // entries asked for with one request
 	indexSlice   = 1000    // entries settled with one commit
 	indexDoubted = 10      // that do not verify and are looked at again, one by one
-	indexSeen    = 1 << 16 // entries remembered before those that are not listed any more are forgotten
+	indexHits    = 1 << 16 // entries taken of all that is listed, to be read in one run
+	indexSeen    = 1 << 17 // entries remembered of one log: 2 MiB, or 3 MiB of its document
 )
 
 // errBeyond says that an entry is not in the trusted history yet.
@@ -48,6 +49,13 @@ type indexRun struct {
 	settled, doubtful []tlog.Hash // doubtful ones were held against the rules all the same
 	earlier, entries  uint64
 	low, high         uint64
+
+	// listed is what the index lists for each query. unread counts entries that the run
+	// did not take of it; partial is the lowest index from which on entries count for a
+	// query of which not all was taken.
+	listed  []listing
+	unread  int
+	partial uint64
 
 	// What came of the whole run.
 	waiting, left, missing int
@@ -88,6 +96,7 @@ func (w *logRun) readIndex(v tlog.Verdict) error {
 	x := &indexRun{
 		logRun: w, tree: tree, cp: v.Trusted, queries: queries, frozen: hasProof(doc),
 		roots: make(map[indexRoot]rootVerdict), matched: w.matcher(), unproven: w.matcher(),
+		listed: make([]listing, len(queries)), partial: math.MaxUint64,
 	}
 	x.blind = x.frozen || v.Incident != nil || v.Unprovable
 	if !w.info.Active && !x.blind && x.from(doc, rekorv1.Hit{Queries: all(queries)}) >= x.cp.Size {
@@ -188,10 +197,9 @@ func (x *indexRun) from(doc *state.Log, h rekorv1.Hit) uint64 {
 
 // read asks the index and settles what it lists and was not settled before.
 func (x *indexRun) read(doc *state.Log) error {
-	found := x.tree.Search(x.work, inRekor(x.queries))
+	hits, found := x.ask(doc)
 	x.others(found.Others)
-	hits := slices.DeleteFunc(slices.Clone(found.Hits), func(h rekorv1.Hit) bool { return doc.Index.Seen.Has(h.Leaf) })
-	if err := x.settle(doc, x.rotated(hits)); err != nil {
+	if err := x.settle(doc, x.inTurn(hits)); err != nil {
 		return err
 	}
 	denied := x.lookAgain(doc)
@@ -203,22 +211,13 @@ func (x *indexRun) read(doc *state.Log) error {
 		err = errors.Join(err, x.charge(in))
 	}
 	failed := x.notAsked(found.Failed)
-	x.clear = len(x.bad) == 0 && x.left == 0 && x.err == nil && failed == nil && x.work.Err() == nil
-	if err := x.finish(found.Hits); err != nil {
+	x.left += x.unread
+	x.clear = len(x.bad) == 0 && x.left == 0 && x.partial == math.MaxUint64 && x.err == nil && failed == nil && x.work.Err() == nil
+	if err := x.finish(); err != nil {
 		return err
 	}
 	x.tell()
 	return errors.Join(err, x.err, failed)
-}
-
-// rotated begins at another hit in each run, so that those that cannot be had do not
-// keep the budget from the others.
-func (x *indexRun) rotated(hits []rekorv1.Hit) []rekorv1.Hit {
-	if len(hits) == 0 {
-		return nil
-	}
-	first := int(x.started.Unix()/max(int64(x.Every.Seconds()), 1)) % len(hits)
-	return slices.Concat(hits[first:], hits[:first])
 }
 
 // settle reads hits and commits slice by slice. What cannot be settled stays
@@ -253,6 +252,7 @@ func (x *indexRun) settle(doc *state.Log, hits []rekorv1.Hit) error {
 // commit makes what was settled count, as commitSlice does.
 func (x *indexRun) commit() error {
 	findings, bad := x.matched.take()
+	nothing, found := x.parted(findings)
 	doubtful, more := x.unproven.take()
 	for i := range doubtful {
 		doubtful[i].Unproven, doubtful[i].Expected = true, false
@@ -273,11 +273,14 @@ func (x *indexRun) commit() error {
 	x.sayFindings(findings)
 	err = x.st.commit(ctx, func(d *state.Log) {
 		next := *d.Index
-		next.Seen, next.Unproven = next.Seen.With(x.settled...), next.Unproven.With(x.doubtful...)
+		next.Settle(nothing, found, indexSeen)
+		next.Unproven = next.Unproven.With(x.doubtful...)
 		if next.Unproven.Len() > indexSeen {
 			next.Unproven = state.Leaves(nil).With(x.doubtful...) // the others may be alerted again
 		}
-		next.Earlier += x.earlier
+		if !next.Forgetful {
+			next.Earlier += x.earlier
+		}
 		d.Index = &next
 		d.Entries += x.entries
 		kept.apply(d)
@@ -291,13 +294,28 @@ func (x *indexRun) commit() error {
 	return nil
 }
 
+// parted are the settled entries without findings, and those with.
+func (x *indexRun) parted(findings []watch.Finding) (nothing, found []tlog.Hash) {
+	in := make(map[tlog.Hash]bool, len(findings))
+	for _, f := range findings {
+		in[f.LeafHash] = true
+	}
+	for _, leaf := range x.settled {
+		if in[leaf] {
+			found = append(found, leaf)
+		} else {
+			nothing = append(nothing, leaf)
+		}
+	}
+	return nothing, found
+}
+
 // finish, after a run that read all that is listed, says how many earlier entries
-// were passed over, and forgets what is not needed any more: entries that were
-// unproven, and once they are many those that are not listed.
-func (x *indexRun) finish(hits []rekorv1.Hit) error {
+// were passed over, and forgets which entries were unproven.
+func (x *indexRun) finish() error {
 	doc := x.st.read()
 	proven := !x.blind && doc.Index.Unproven.Len() > 0
-	if !x.clear || doc.Index.Earlier == 0 && doc.Index.Seen.Len() <= indexSeen && !proven {
+	if !x.clear || doc.Index.Earlier == 0 && !proven {
 		return nil
 	}
 	ctx, cancel := x.keep()
@@ -311,13 +329,6 @@ func (x *indexRun) finish(hits []rekorv1.Hit) error {
 		}
 		if proven {
 			next.Unproven = nil
-		}
-		if next.Seen.Len() > indexSeen {
-			listed := make([]tlog.Hash, len(hits))
-			for i, h := range hits {
-				listed[i] = h.Leaf
-			}
-			next.Seen = next.Seen.Only(listed...)
 		}
 		d.Index = &next
 	})
@@ -375,19 +386,16 @@ func (r *run) askIndex(ctx context.Context, l tlog.Log) (*IndexPlan, error) {
 	if i := slices.IndexFunc(queries, func(q watch.Query) bool { return q.Field == "subject" }); i > 0 {
 		asked = []watch.Query{queries[0], queries[i]}
 	}
-	found := tree.Search(ctx, inRekor(asked))
-	p := &IndexPlan{Values: len(queries), Asked: asked[0].String()}
+	found := tree.Search(ctx, inRekor(asked), func(int, tlog.Hash) bool { return false })
+	p := &IndexPlan{Values: len(queries), Asked: asked[0].String(), Listed: found.Listed[0]}
 	for i, err := range found.Failed {
 		switch {
 		case errors.Is(err, rekorv1.ErrNoSubjects):
 			p.Warning = fmt.Sprintf("%v: rules by subjects that are no email addresses are not covered here", err)
+		case tlog.IsTooLarge(err):
+			p.Warning = fmt.Sprintf("its search index lists more for %s than is read of one answer: %v", asked[i], err)
 		case err != nil:
 			return nil, fmt.Errorf("its search index does not answer for %s: %w", asked[i], err)
-		}
-	}
-	for _, h := range found.Hits {
-		if slices.Contains(h.Queries, 0) {
-			p.Listed++
 		}
 	}
 	return p, nil
@@ -449,6 +457,9 @@ func (x *indexRun) tell() {
 	}
 	if x.waiting > 0 {
 		x.note("%s that its search index lists are newer than the checkpoint, and are read in the next run", counted(x.waiting))
+	}
+	for query, l := range x.listed {
+		x.tellLimits(x.queries[query], l)
 	}
 	if x.left > 0 {
 		x.note("%s that its search index lists are still to be read", counted(x.left))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/whosigned/whosigned/pkg/config"
 	"github.com/whosigned/whosigned/pkg/monitor"
 	"github.com/whosigned/whosigned/pkg/state"
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -23,7 +24,6 @@ func TestAnIndexThatFailsLeavesTheHistoryCheckedAndLosesNothing(t *testing.T) {
 		"cuts":            tlogtest.Cut(),
 		"says nonsense":   tlogtest.Garbage(),
 		"says another":    tlogtest.Edit(func([]byte) []byte { return []byte(`{"a":1}`) }),
-		"never ends":      tlogtest.Oversize(-1),
 		"lists no UUIDs":  tlogtest.Edit(func([]byte) []byte { return []byte(`["x"]`) }),
 		"lists a tree ID": tlogtest.Edit(func([]byte) []byte { return []byte(`["` + strings.Repeat("0", 16) + `"]`) }),
 	} {
@@ -139,6 +139,56 @@ func TestAForkDoesNotBlindIndexCoverage(t *testing.T) {
 	}
 	if set := w.doc(l.ID).Index.Unproven; set.Len() != 0 {
 		t.Errorf("%d entries are still remembered as unproven", set.Len())
+	}
+}
+
+func TestOnAForkATheftThatFitsAnExpectClauseIsAlertedToo(t *testing.T) {
+	w := indexWorld(t, "head")
+	w.extra = fmt.Sprintf("watch: [{name: ours, subject: {exact: %q}, expect: [{issuer: {exact: %q}}]}]\n", mine, github(mine).Issuer)
+	w.others(4)
+	w.want(monitor.ExitClean)
+	w.mine()
+	if l := logOf(t, w.want(monitor.ExitClean), v1Origin); l.Expected != 1 {
+		t.Fatalf("%+v: want one that is expected", l)
+	}
+	fork, err := w.v1.Active().Tree().Fork(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, _ := w.entry(github("https://github.com/someone/else"))
+	fork.Append(one, one)
+	w.v1.Active().Show(fork)
+	w.want(monitor.ExitTamper)
+	one, _ = w.entry(github(mine))
+	fork.Append(one)
+	w.v1.Index().List(mine, w.v1.Active().UUID(one))
+	l := logOf(t, w.want(monitor.ExitTamper), v1Origin)
+	if n := w.mails("(unproven)"); n != 1 || l.Findings != 1 || l.Expected != 0 {
+		t.Errorf("%d mails about an unproven finding, want 1: %+v", n, l)
+	}
+}
+
+func TestIndexCoverageTogetherWithChangedRulesReadsFromNowOn(t *testing.T) {
+	for _, before := range []config.Coverage{config.Consistency, config.Full} {
+		w := indexWorld(t, "head")
+		w.cover(before)
+		w.others(2)
+		w.want(monitor.ExitClean)
+		w.email() // at 2 and 3, when no rule was for them
+		w.email()
+		w.want(monitor.ExitClean)
+		w.email() // at 4, between the last run and the one with the new rules
+		w.extra = watchExact(mine, other)
+		w.cover(config.Index)
+		l := logOf(t, w.want(monitor.ExitClean), v1Origin)
+		if l.Findings != 0 || w.mails("entries that it lists are read from index 5 on") != 1 || w.mails("3 entries from before the rules hold") != 1 {
+			t.Errorf("after %s: %+v, %q", before, l, w.subjects())
+		}
+		if rules := w.doc(l.ID).Rules; len(rules) != 2 || rules[1].From != 5 {
+			t.Errorf("after %s: rules %+v, want the new ones from 5 on", before, rules)
+		}
+		w.email()
+		w.checkIndex(logOf(t, w.want(monitor.ExitFindings), v1Origin), 5)
 	}
 }
 

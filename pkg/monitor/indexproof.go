@@ -18,6 +18,8 @@ func (x *indexRun) take(ctx context.Context, doc *state.Log, h rekorv1.Hit, e re
 	}
 	var unverified *tlog.Unverified
 	switch {
+	case err == nil && e.Leaf.Index < x.from(doc, h) && e.Leaf.Index >= x.partial:
+		x.unread++ // it may count for a value whose list was not read to its end
 	case err == nil && e.Leaf.Index < x.from(doc, h):
 		x.settled = append(x.settled, h.Leaf)
 		x.earlier++

@@ -16,9 +16,13 @@ type Index struct {
 	// Queries are the values that the search index is asked for. Entries from the
 	// index given on are held against the rules; those before are counted in Earlier.
 	Queries map[string]uint64 `json:"queries"`
-	// Seen are the entries that are settled: proven and held against the rules, or
-	// earlier ones.
-	Seen Leaves `json:"seen"`
+	// Seen are the entries that are settled, and in which nothing was found: proven and
+	// held against the rules, or earlier ones. Found are those with findings.
+	Seen  Leaves `json:"seen"`
+	Found Leaves `json:"found,omitempty"`
+	// Forgetful: some of Seen were forgotten, since there were too many. They are read
+	// again, and would be counted in Earlier again.
+	Forgetful bool `json:"forgetful,omitempty"`
 	// Unproven are entries that were alerted though they do not prove. They are asked
 	// for again, and are news once they do.
 	Unproven Leaves `json:"unproven,omitempty"`
@@ -36,7 +40,7 @@ func (x *Index) UnmarshalJSON(b []byte) error {
 	if err := x.decode(b, (*plain)(x)); err != nil {
 		return err
 	}
-	return errors.Join(x.Seen.check(), x.Unproven.check())
+	return errors.Join(x.Seen.check(), x.Found.check(), x.Unproven.check())
 }
 
 // MarshalJSON is described with UnmarshalJSON.
@@ -45,12 +49,28 @@ func (x Index) MarshalJSON() ([]byte, error) {
 	return x.encode(plain(x))
 }
 
+// Settled reports whether an entry is in Seen or Found.
+func (x *Index) Settled(leaf tlog.Hash) bool { return x.Seen.Has(leaf) || x.Found.Has(leaf) }
+
+// Settle adds entries to Seen and Found, and forgets some of Seen beyond limit entries:
+// they are only read again. What was found in one of Found would be told again, so those
+// have twice the room before some are forgotten.
+func (x *Index) Settle(seen, found []tlog.Hash, limit int) {
+	x.Seen, x.Found = x.Seen.With(seen...), x.Found.With(found...)
+	for x.Found.Len() > 2*limit {
+		x.Found = x.Found.Half()
+	}
+	for x.Seen.Len() > max(0, limit-x.Found.Len()) {
+		x.Seen, x.Forgetful = x.Seen.Half(), true
+	}
+}
+
 // leafPrefix is how much of a leaf hash is kept, in bytes. Whoever wanted an entry
 // to pass for one of 2^16 others would have to hash 2^112 leaves.
 const leafPrefix = 16
 
 // Leaves is a set of leaf hashes: the first 16 bytes of each, ascending; in JSON one
-// base64 text. It does not change; With and Only make another one.
+// base64 text. It does not change; With and Half make another one.
 type Leaves []byte
 
 // Len is the number of leaves.
@@ -84,13 +104,11 @@ func (l Leaves) With(leaves ...tlog.Hash) Leaves {
 	return append(out, l[at:]...)
 }
 
-// Only is the set without what is not among leaves.
-func (l Leaves) Only(leaves ...tlog.Hash) Leaves {
-	var out Leaves
-	for i, among := 0, (Leaves)(nil).With(leaves...); i < l.Len(); i++ {
-		if among.Has(prefixed(l.at(i))) {
-			out = append(out, l.at(i)...)
-		}
+// Half is every other leaf of the set, which hashes make any half of it.
+func (l Leaves) Half() Leaves {
+	out := make(Leaves, 0, len(l)/2)
+	for i := 1; i < l.Len(); i += 2 {
+		out = append(out, l.at(i)...)
 	}
 	return out
 }
@@ -112,9 +130,4 @@ func (l Leaves) check() error {
 		}
 	}
 	return nil
-}
-
-func prefixed(prefix []byte) (h tlog.Hash) {
-	copy(h[:], prefix)
-	return h
 }

@@ -44,9 +44,47 @@ func TestASetOfLeavesHasWhatWasAddedAndNothingElse(t *testing.T) {
 			t.Errorf("leaf %d is in the set: %v, want %v", i, got, want)
 		}
 	}
-	only := set.Only(all[400:600]...)
-	if only.Len() != 100 || !only.Has(all[400]) || only.Has(all[399]) || only.check() != nil {
-		t.Errorf("Only leaves %d of 200 of which 100 are in the set", only.Len())
+	half, kept := set.Half(), 0
+	for _, leaf := range all {
+		if half.Has(leaf) {
+			kept++
+		}
+	}
+	if half.Len() != 250 || kept != 250 || half.check() != nil || set.Len() != 500 {
+		t.Errorf("half of 500 leaves has %d, %d of them from the set (%v)", half.Len(), kept, half.check())
+	}
+}
+
+func TestWhatIsSettledStaysWithinTheLimitAndFindingsAreForgottenLast(t *testing.T) {
+	all := leafHashes(0, 1000)
+	for _, tc := range []struct {
+		name                string
+		seen, found, limit  int // settled in this order
+		keptSeen, keptFound int
+		forgetful           bool
+	}{
+		{"both fit", 200, 100, 300, 200, 100, false},
+		{"one too many", 200, 101, 300, 100, 101, true},
+		{"many without findings", 480, 100, 300, 120, 100, true},
+		{"findings take all", 200, 300, 300, 0, 300, true},
+		{"more findings than fit", 3, 301, 300, 0, 301, true},
+		{"more findings than there can be", 0, 502, 250, 0, 251, false},
+	} {
+		var x Index
+		x.Settle(all[:tc.seen], nil, tc.limit)
+		x.Settle(nil, all[498:498+tc.found], tc.limit)
+		if x.Seen.Len() != tc.keptSeen || x.Found.Len() != tc.keptFound || x.Forgetful != tc.forgetful {
+			t.Errorf("%s: kept %d and %d, forgetful %v; want %d, %d, %v", tc.name, x.Seen.Len(), x.Found.Len(), x.Forgetful, tc.keptSeen, tc.keptFound, tc.forgetful)
+		}
+		kept := 0
+		for _, leaf := range all {
+			if x.Settled(leaf) {
+				kept++
+			}
+		}
+		if kept != x.Seen.Len()+x.Found.Len() {
+			t.Errorf("%s: %d of what was settled is in sets of %d and %d", tc.name, kept, x.Seen.Len(), x.Found.Len())
+		}
 	}
 }
 
@@ -61,9 +99,11 @@ func TestASetOfLeavesThatWasDamagedIsNotRead(t *testing.T) {
 		if err := json.Unmarshal(raw, new(Index)); err == nil {
 			t.Errorf("%s: it was read", name)
 		}
-		raw, _ = json.Marshal(Index{Unproven: bad})
-		if err := json.Unmarshal(raw, new(Index)); err == nil {
-			t.Errorf("%s, of unproven ones: it was read", name)
+		for what, x := range map[string]Index{"unproven": {Unproven: bad}, "found": {Found: bad}} {
+			raw, _ = json.Marshal(x)
+			if err := json.Unmarshal(raw, new(Index)); err == nil {
+				t.Errorf("%s, of %s ones: it was read", name, what)
+			}
 		}
 	}
 }
