@@ -49,24 +49,43 @@ func (l *listed) change(known *Log) {
 		"start":       func() { known.Start = l.log.Start },
 		"accept_lag":  func() { known.AcceptLag = l.log.AcceptLag },
 		"insecure":    func() { known.Insecure = l.log.Insecure },
-		"quiet_after": func() { known.QuietAfter = l.log.QuietAfter },
-		"type":        func() { known.Type = l.log.Type },
+		"quiet_after": func() { known.QuietAfter, known.QuietGiven = l.log.QuietAfter, true },
 		"key":         func() { known.Keys, known.FromRoot = l.log.Keys, false },
 	} {
 		if l.given[name] {
 			set()
 		}
 	}
+	if l.given["type"] {
+		known.is(l.log.Type)
+	}
+	if l.given["origin"] && (l.given["url"] || l.id != "") { // else it is what names the log
+		known.Origin = l.log.Origin
+	}
+}
+
+// is makes a log of the trusted root one of the given type. With an ECDSA key a Rekor v2
+// shard looks like a Rekor v1 service there.
+func (l *Log) is(t tlog.Type) {
+	if t == tlog.RekorV2 && l.Type == tlog.RekorV1 {
+		l.ID, l.Keys = tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
+		_, l.Origin, _ = strings.Cut(l.URL, "://")
+		if l.Coverage == Index {
+			l.Coverage = Full
+		}
+	}
+	l.Type = t
 }
 
 // Resolve returns the configuration as it is under a trusted root that a TUF
 // repository gave out: with the logs that are to be watched and with its CA
 // certificates. What the configuration asks for and the root does not have is a
-// problem of that log only.
-func (c *Config) Resolve(root *trust.Root) (*Config, []Problem) {
+// problem of that log only. Earlier roots are asked for the key of a log by hand that
+// this one has none for: it is Gone then, and goes on under that key.
+func (c *Config) Resolve(root *trust.Root, earlier ...*trust.Root) (*Config, []Problem) {
 	resolved := *c
 	resolved.Warnings = slices.Clone(c.Warnings)
-	problems := resolved.resolve(root, time.Now())
+	problems := resolved.resolve(root, time.Now(), earlier...)
 	if !c.ownCAs {
 		resolved.Chains = root.Chains
 	}
@@ -112,7 +131,7 @@ func (d *document) resolve(cfg *Config, n node) {
 }
 
 // resolve sets Logs and Found.
-func (c *Config) resolve(root *trust.Root, now time.Time) (problems []Problem) {
+func (c *Config) resolve(root *trust.Root, now time.Time, earlier ...*trust.Root) (problems []Problem) {
 	var logs []Log
 	if root != nil {
 		c.Unusable = root.Warnings
@@ -140,7 +159,7 @@ func (c *Config) resolve(root *trust.Root, now time.Time) (problems []Problem) {
 				c.Warnings = append(c.Warnings, none.String())
 			}
 		case len(hits) == 0:
-			l, problem := item.alone(root, now)
+			l, problem := item.alone(root, now, earlier...)
 			if problem != nil {
 				problems = append(problems, *problem)
 				continue
@@ -204,14 +223,24 @@ func (c *Config) discovered(root *trust.Root, now time.Time) (logs []Log) {
 			l.QuietAfter = 24 * time.Hour
 		}
 		if l.Type != tlog.RekorV1 {
-			logs = append(logs, l)
+			i := slices.IndexFunc(logs, func(other Log) bool { return other.ID == l.ID })
+			if i < 0 {
+				logs = append(logs, l)
+				return
+			}
+			if logs[i].Retired && !l.Retired {
+				l, logs[i] = logs[i], l
+			}
+			c.Warnings = append(c.Warnings, fmt.Sprintf("the trusted root lists log %s twice, at %s and at %s: it is watched at the first", l.ID, logs[i].URL, l.URL))
 			return
 		}
 		// A service is listed once for each of its keys.
 		l.ID, l.Origin = "", ""
 		for i := range logs {
 			if logs[i].Type == tlog.RekorV1 && strings.EqualFold(logs[i].URL, l.URL) {
-				logs[i].Keys = append(logs[i].Keys, known.Key)
+				if !slices.ContainsFunc(logs[i].Keys, func(k tlog.Key) bool { return k.LogID == known.Key.LogID }) {
+					logs[i].Keys = append(logs[i].Keys, known.Key)
+				}
 				logs[i].Retired = logs[i].Retired && l.Retired
 				return
 			}
@@ -263,8 +292,8 @@ func (c *Config) indexed() (problems []Problem) {
 }
 
 // alone is the log of an item that is not about a discovered one: with its own key,
-// or with those that the trusted root has for its URL.
-func (l *listed) alone(root *trust.Root, now time.Time) (Log, *Problem) {
+// or with those that the trusted root, else an earlier one, has for its URL.
+func (l *listed) alone(root *trust.Root, now time.Time, earlier ...*trust.Root) (Log, *Problem) {
 	out := l.log
 	wrong := func(format string, args ...any) (Log, *Problem) {
 		p := l.keyAt.saying(format, args...)
@@ -279,9 +308,10 @@ func (l *listed) alone(root *trust.Root, now time.Time) (Log, *Problem) {
 	if root == nil {
 		return wrong("missing; give the log's public key (a file, or PEM inline), or name a trusted root that has it: trust or trustedRoot")
 	}
-	found := root.At(out.URL)
-	if out.Kind == CT {
-		found = root.CTAt(out.URL)
+	found := at(root, out)
+	for i := 0; len(found) == 0 && i < len(earlier); i++ {
+		found = at(earlier[i], out)
+		out.Gone = len(found) > 0
 	}
 	if len(found) == 0 {
 		return wrong("missing, and the trusted root has no log at %s, only %s", out.URL, urls(root, out.Kind))
@@ -298,12 +328,28 @@ func (l *listed) alone(root *trust.Root, now time.Time) (Log, *Problem) {
 			continue
 		}
 		out.Keys = append(out.Keys, known.Key)
-		out.Retired = out.Retired && known.Retired(now)
+		out.Retired = out.Retired && (out.Gone || known.Retired(now))
 	}
 	if out.Type != tlog.RekorV1 {
 		out.ID = tlog.ID(out.Keys[0].Hex())
 	}
 	return out, nil
+}
+
+// at are the keys that a trusted root has for a log's URL.
+func at(root *trust.Root, l Log) []trust.Log {
+	if l.Kind == CT {
+		return root.CTAt(l.URL)
+	}
+	return root.At(l.URL)
+}
+
+// DefaultCoverage is how a log of the trusted root is watched that no item is about.
+func (c *Config) DefaultCoverage(t tlog.Type, url string) Coverage {
+	if t == tlog.RekorV1 && public(url) {
+		return c.withoutReading()
+	}
+	return Full
 }
 
 func urls(root *trust.Root, kind Kind) string {

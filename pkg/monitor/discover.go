@@ -128,15 +128,13 @@ func (m *Monitor) openOne(c config.Log, decisions []state.Decision) (tlog.Log, e
 	return tiles.New(m.Client, tiles.Config{Type: c.Type, URL: c.URL, Origin: c.Origin, ID: c.ID, Key: keys[0], Accepted: keys[1:], Retired: c.Retired})
 }
 
-// probeTime bounds the question which protocol a log speaks: the other logs wait for
-// the answer.
+// probeTime bounds the question which protocol a log speaks, and which trees a service
+// has: the other logs wait for the answer.
 const probeTime = 30 * time.Second
 
 // probe finds out which protocol a log speaks that the trusted root lists without
 // saying so: the one in which it serves a checkpoint that its key signed.
 func (m *Monitor) probe(ctx context.Context, c config.Log, decisions []state.Decision) (tlog.Type, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
 	candidates := []tlog.Type{tlog.StaticCT, tlog.RFC6962}
 	if c.Kind == config.Rekor {
 		candidates = []tlog.Type{tlog.RekorV2, tlog.RekorV1}
@@ -162,6 +160,8 @@ func (m *Monitor) probe(ctx context.Context, c config.Log, decisions []state.Dec
 
 // answers says whether a log serves what its key signed, in the protocol c.Type.
 func (m *Monitor) answers(ctx context.Context, c config.Log, decisions []state.Decision) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
 	if c.Type != tlog.RekorV1 {
 		l, err := m.openOne(c, decisions)
 		if err == nil {
@@ -181,7 +181,8 @@ func (m *Monitor) answers(ctx context.Context, c config.Log, decisions []state.D
 func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID]string, decisions []state.Decision) ([]watched, []notFound) {
 	var mine []tlog.ID
 	for id, url := range known {
-		if url == c.URL {
+		// Other logs may be served beside it.
+		if _, _, tree := strings.Cut(string(id), "-"); tree && url == c.URL {
 			mine = append(mine, id)
 		}
 	}
@@ -192,6 +193,8 @@ func (m *Monitor) openTrees(ctx context.Context, c config.Log, known map[tlog.ID
 			accepted[d.Log] = append(accepted[d.Log], k)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
 	service := rekorv1.New(m.Client, rekorv1.Config{URL: c.URL, Keys: c.Keys, Accepted: accepted})
 	trees, once, err := listTrees(ctx, service, mine, m.Again)
 	if err != nil {

@@ -32,7 +32,8 @@ func (w *logRun) closeUp() {
 			}
 		}
 	}
-	retired := doc.Retired == nil && w.readToEnd(doc)
+	toEnd, byDate := w.readToEnd(doc)
+	retired := doc.Retired == nil && toEnd
 	answers := doc.Dark != nil && w.advanced
 	if len(ended) == 0 && !retired && !answers {
 		return
@@ -64,8 +65,11 @@ func (w *logRun) closeUp() {
 			d.Dark, d.DarkSaid = nil, false
 		}
 		if retired {
-			d.Retired = &now
-			d.Notices = append(d.Notices, w.notice("it takes no more entries, and was read to its last one; it may now go dark"))
+			d.Retired, d.RetiredByDate = &now, byDate
+			if !d.RetiredSaid {
+				d.Notices = append(d.Notices, w.notice("it takes no more entries, and was read to its last one; it may now go dark"))
+			}
+			d.RetiredSaid = true
 		}
 		d.Outbox = append(d.Outbox, over...)
 	})
@@ -87,17 +91,25 @@ func (w *logRun) judged(i state.Incident, doc *state.Log) bool {
 	return w.advanced
 }
 
-// readToEnd says whether a log that takes no more entries was read to its end.
-func (w *logRun) readToEnd(doc *state.Log) bool {
+// readToEnd says whether a log that takes no more entries was read to its end, and
+// whether only the trusted root says that it takes none.
+func (w *logRun) readToEnd(doc *state.Log) (toEnd, byDate bool) {
 	cp, err := w.log.Open([]byte(doc.Checkpoint))
-	if err != nil || !w.advanced || w.info.Active && !cp.Frozen {
-		return false
+	if err != nil || !w.advanced {
+		return false, false
+	}
+	said := cp.Frozen || w.info.Type == tlog.RekorV1 && !w.info.Active
+	if byDate = !said; byDate && !w.ended() {
+		return false, false
 	}
 	if w.cfg.Coverage == config.Index {
-		return w.clear
+		return w.clear, byDate
 	}
-	return doc.Scanned == nil || doc.Scanned.Size == cp.Size
+	return doc.Scanned == nil || doc.Scanned.Size == cp.Size, byDate
 }
+
+// ended: the trusted root says that it takes no more entries.
+func (w *logRun) ended() bool { return w.cfg.Retired || w.cfg.Gone }
 
 // unopened reports a known log that cannot be opened: its service is down, no
 // longer lists it, or lists it with a note that does not verify.
@@ -143,14 +155,22 @@ func (w *logRun) unverified(u *tlog.Unverified) error {
 	return u
 }
 
-// dark lets a retired log that was read to its end go: one notice, no error.
+// dark lets a log be that is not there yet, and a retired one that was read to its end
+// go: one notice, no error.
 func (w *logRun) dark(err error) error {
 	var gone *tlog.Unavailable
+	if err != nil && w.fresh && w.cfg.Discovered && w.cfg.Since.After(w.started) && errors.As(err, &gone) {
+		w.result.Notes = append(w.result.Notes, w.say("it is to take entries from %s on, as the trusted root says, and does not answer yet: %v", w.cfg.Since.Format(time.RFC3339), err))
+		return nil
+	}
 	if err = w.darkListed(err); err == nil || w.st == nil || w.st.read().Retired == nil {
 		return err
 	}
 	if !errors.As(err, &gone) && w.log != nil {
 		return err
+	}
+	if w.st.read().RetiredByDate && !w.ended() {
+		return err // the trusted root has it among those that take entries again
 	}
 	if w.result.Status == StatusTamper {
 		return err

@@ -129,7 +129,7 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 	}
 	w := &logRun{run: r, log: l.Log, cfg: l.cfg, info: l.Info(), seen: make(map[string]bool), source: c.File}
 	there, err := r.State.LoadLog(r.work, w.info.ID)
-	if _, known := r.doc.known()[w.info.ID]; err == nil && there.Start == from && there.Checkpoint == string(cp.Note) {
+	if _, known := r.doc.known()[w.info.ID]; err == nil && there.Start == from && there.Checkpoint == string(cp.Note) && untouched(there) {
 		w.st = w.newState(there)
 		return w, nil
 	} else if known || err == nil {
@@ -149,11 +149,15 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 		w.audit = tlog.Audit{Log: w.log, Archive: noArchive{}, Again: w.Again}
 		f, incident, err := w.audit.Frontier(r.work, from, cp)
 		if err != nil {
+			if head, failed := w.log.Checkpoint(r.work); failed == nil && head.Size < from {
+				return nil, shrunk(c, from, w.info.ID, head.Size, "keep the file, it is evidence")
+			}
 			return nil, fmt.Errorf("%s: the left edge of log %s at size %d: %w", c.File, w.info.ID, from, err)
 		}
-		another := fmt.Sprintf("%s: log %s now serves another history than this checkpoint is of", c.File, w.info.ID)
+		// What to do comes first: a terminal shows only so much of a line.
+		another := fmt.Sprintf("%s: log %s now serves another history than this checkpoint is of; ", c.File, w.info.ID)
 		if incident != nil {
-			return nil, fmt.Errorf("%s: %s; keep the file, it is evidence", another, incident.Text)
+			return nil, fmt.Errorf("%skeep the file, it is evidence: %s", another, incident.Text)
 		}
 		if isUnsigned {
 			edge, err := f.Range()
@@ -161,7 +165,7 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 				return nil, err
 			}
 			if root, err := tlog.Root(edge); err != nil || root != unsigned.Root {
-				return nil, fmt.Errorf("%s: its root at size %d is %s, the file says %s; the file has no signature, so that proves nothing: to begin without it, leave it out", another, from, root, unsigned.Root)
+				return nil, fmt.Errorf("%sit has no signature, so that proves nothing: to begin without it, leave it out; the root at size %d is %s, the file says %s", another, from, root, unsigned.Root)
 			}
 		}
 		if w.cfg.Coverage == config.Full {
@@ -172,6 +176,13 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 	}
 	w.st = w.newState(doc)
 	return w, nil
+}
+
+// untouched says whether an imported log is as the import left it, so that one that was
+// cut short can be repeated. Its checkpoint alone does not say so: that of an unsigned
+// import is what the log signs now, as is that of a run.
+func untouched(l *state.Log) bool {
+	return l.CheckpointGrew.Equal(l.Watched) && (l.Scanned == nil || l.Scanned.Size == l.Start)
 }
 
 // unsignedNote reads a checkpoint as rekor-monitor keeps those of Rekor v2 and of
@@ -199,12 +210,17 @@ func (r *run) shows(c ImportedCheckpoint, unsigned tlog.Checkpoint, found []watc
 		case cp.Origin != unsigned.Origin:
 			tried = append(tried, cp.Origin)
 		case cp.Size < unsigned.Size:
-			return l, cp, fmt.Errorf("%s: the checkpoint is of size %d, and log %s now shows only %d entries", c.File, unsigned.Size, l.Info().ID, cp.Size)
+			return l, cp, shrunk(c, unsigned.Size, l.Info().ID, cp.Size, "begin without the file: it has no signature, so it proves nothing")
 		default:
 			return l, cp, nil
 		}
 	}
 	return watched{}, tlog.Checkpoint{}, fmt.Errorf("%s: the checkpoint is unsigned, and of the configured Rekor v2 and static CT logs none has its origin %q; tried: %s", c.File, unsigned.Origin, strings.Join(tried, ", "))
+}
+
+// shrunk is the error for a checkpoint that is larger than what its log shows.
+func shrunk(c ImportedCheckpoint, size uint64, log tlog.ID, shows uint64, do string) error {
+	return fmt.Errorf("%s: the checkpoint is of size %d, and log %s now shows only %d entries: a replica lags, or the log was set back; import again later, and if it stays so %s", c.File, size, log, shows, do)
 }
 
 // opens finds the log whose key signed a checkpoint.

@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,9 +22,7 @@ func (r *run) list() {
 	}
 	for _, l := range r.Config.Logs {
 		if l.FromRoot && !l.Discovered {
-			for _, key := range l.Keys {
-				r.keepKey(l, key, r.listed[tlog.ID(key.Hex())])
-			}
+			r.listByHand(l)
 		}
 	}
 	if r.Config.Discover {
@@ -33,15 +30,60 @@ func (r *run) list() {
 	}
 }
 
-func (r *run) keepKey(l config.Log, key tlog.Key, li state.Listed) {
-	li.URL, li.Origin, li.Kind, li.Key, li.Retired = l.URL, l.Origin, string(l.Kind), key.PEM(), l.Retired
+// listByHand remembers the keys of a log by hand, and says which of those that it had
+// the trusted root no longer has.
+func (r *run) listByHand(l config.Log) {
+	for _, key := range l.Keys {
+		id := tlog.ID(key.Hex())
+		if li := r.listed[id]; !l.Gone && li.Gone != nil {
+			li.Gone = nil
+			r.listed[id] = li
+			r.sayListed(id, "the trusted root lists the log at %s (%s) again", l.URL, id)
+		}
+		r.keepKey(l, key)
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.listed)) {
+		li := r.listed[id]
+		if li.Gone == nil && li.URL == l.URL && li.Kind == string(l.Kind) && (l.Gone || !hasKey(l, id)) {
+			r.gone(id)
+		}
+	}
+}
+
+func hasKey(l config.Log, id tlog.ID) bool {
+	return slices.ContainsFunc(l.Keys, func(k tlog.Key) bool { return tlog.ID(k.Hex()) == id })
+}
+
+func (r *run) sayListed(id tlog.ID, format string, args ...any) {
+	r.health.notice("trust:"+string(id), fmt.Sprintf(format, args...))
+}
+
+// keepKey remembers a key of a log. The key that a log was watched with stays: another
+// one under its ID is for people to judge, see sameKeys.
+func (r *run) keepKey(l config.Log, key tlog.Key) {
+	id := tlog.ID(key.Hex())
+	li := r.listed[id]
+	if li.Key == "" || !wasWatched(r.doc.known(), id) {
+		li.Key = key.PEM()
+	}
+	li.URL, li.Origin, li.Kind, li.Retired = l.URL, l.Origin, string(l.Kind), l.Retired
 	if li.Type == "" {
 		li.Type = l.Type
 	}
 	if li.Since.IsZero() {
 		li.Since = r.started
 	}
-	r.listed[tlog.ID(key.Hex())] = li
+	r.listed[id] = li
+}
+
+// keyOf is a remembered key under the log ID that the trusted root gave it.
+func keyOf(id tlog.ID, li state.Listed) (tlog.Key, error) {
+	key, err := tlog.ParseKeyPEM([]byte(li.Key))
+	if err == nil {
+		raw, _ := hex.DecodeString(string(id)) // an ID's form was checked when it was made
+		copy(key.LogID[:], raw)
+	}
+	return key, err
 }
 
 // news holds the logs of the trusted root against those of the last run: one that
@@ -64,7 +106,7 @@ func (r *run) news() {
 	first := was == "" || was != r.listedBy && !common
 	say := func(id tlog.ID, format string, args ...any) {
 		if !first {
-			r.health.notice("trust:"+string(id), fmt.Sprintf(format, args...))
+			r.sayListed(id, format, args...)
 		}
 	}
 	for _, l := range r.Config.Found {
@@ -82,16 +124,34 @@ func (r *run) news() {
 			case l.Retired && !li.Retired:
 				say(id, "the trusted root says that the log at %s (%s) takes no more entries; it is read to its last one, and any that it still takes", l.URL, id)
 			}
-			r.keepKey(l, key, li)
+			r.listed[id] = li
+			r.keepKey(l, key)
 		}
 	}
-	for id, li := range before {
-		if now[id] || li.Gone != nil || first {
-			continue
+	for _, id := range slices.Sorted(maps.Keys(before)) {
+		if li := r.listed[id]; !now[id] && li.Gone == nil && !first {
+			r.gone(id)
 		}
-		li.Gone = &r.started
-		r.listed[id] = li
-		say(id, "the trusted root no longer lists the log at %s (%s); if it was watched, it is read to its last entry under the key known from before", li.URL, id)
+	}
+}
+
+// gone remembers that the trusted root no longer has a key, and says what follows.
+func (r *run) gone(id tlog.ID) {
+	li := r.listed[id]
+	li.Gone = &r.started
+	r.listed[id] = li
+	others := slices.ContainsFunc(slices.Concat(r.Config.Found, r.Config.Logs), func(l config.Log) bool {
+		return l.FromRoot && !l.Gone && l.URL == li.URL && string(l.Kind) == li.Kind
+	})
+	switch {
+	case !wasWatched(r.doc.known(), id):
+		r.sayListed(id, "the trusted root no longer lists the log at %s (%s), which was not watched", li.URL, id)
+	case others && li.Type == tlog.RekorV1:
+		r.sayListed(id, "the trusted root no longer lists this key of %s (%s), only others: trees known under it are read to their last entry, new ones under it are not taken", li.URL, id)
+	case others:
+		r.sayListed(id, "the trusted root no longer lists this key of %s (%s), only another", li.URL, id)
+	default:
+		r.sayListed(id, "the trusted root no longer lists the log at %s (%s); it is read to its last entry under the key known from before", li.URL, id)
 	}
 }
 
@@ -101,7 +161,7 @@ func (r *run) watchedNow(id tlog.ID) string {
 			return "unless its place is another log's, it is watched from its first entry on"
 		}
 		if slices.ContainsFunc(l.Keys, func(k tlog.Key) bool { return tlog.ID(k.Hex()) == id }) {
-			return "trees under this key are watched from their first entry on"
+			return "unless its place is another log's, trees under this key are watched from their first entry on"
 		}
 	}
 	return "it is excluded, and not watched"
@@ -111,165 +171,124 @@ func (r *run) watchedNow(id tlog.ID) string {
 // remembered of earlier runs. It returns those that cannot be watched because their
 // key is another than before.
 func (r *run) resume() (held []notFound) {
-	for i := range r.Config.Logs {
-		l := &r.Config.Logs[i]
-		if li, ok := r.listed[l.ID]; ok && l.Type == "" {
-			l.Type = li.Type
-		}
-		if l.Discovered && l.Type == tlog.RekorV1 && r.listed[tlog.ID(l.Keys[0].Hex())].Type == tlog.RekorV2 {
-			*l = asShard(*l)
-		}
-	}
-	r.goOn()
-	return r.sameKeys()
-}
-
-// asShard makes a Rekor v2 shard of what looks like a Rekor v1 service in the trusted
-// root: with an ECDSA key, both have the hash of the key alone for their ID.
-func asShard(l config.Log) config.Log {
-	l.Type, l.ID, l.Keys = tlog.RekorV2, tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
-	_, l.Origin, _ = strings.Cut(l.URL, "://")
-	if l.Coverage == config.Index {
-		l.Coverage = config.Full
-	}
-	return l
-}
-
-// goOn watches logs that were watched and that the trusted root no longer lists,
-// unless the configuration excludes them.
-func (r *run) goOn() {
 	known := r.doc.known()
-	for _, id := range slices.Sorted(maps.Keys(r.listed)) {
-		li := r.listed[id]
-		key, err := tlog.ParseKeyPEM([]byte(li.Key))
-		if li.Gone == nil || err != nil {
+	r.recall()
+	r.apart(known)
+	r.goOn(known)
+	r.sameIDs(known)
+	return r.sameKeys(known)
+}
+
+// recall gives the logs that the trusted root does not say the protocol of the one that
+// they were found to speak. What is one more key of a Rekor v1 service becomes that.
+func (r *run) recall() {
+	var logs []config.Log
+	for _, l := range r.Config.Logs {
+		if l.Type == "" {
+			l.Type = r.listed[l.ID].Type
+		}
+		service := -1
+		if l.Type == tlog.RekorV1 && l.ID != "" {
+			l.ID, l.Origin = "", ""
+			service = slices.IndexFunc(logs, func(other config.Log) bool {
+				return other.Type == tlog.RekorV1 && other.URL == l.URL && other.FromRoot && l.FromRoot
+			})
+		}
+		if service < 0 {
+			logs = append(logs, l)
 			continue
 		}
-		key.LogID = logID(id)
-		if li.Type == tlog.RekorV1 {
-			for i := range r.Config.Logs {
-				if l := &r.Config.Logs[i]; l.Type == tlog.RekorV1 && l.URL == li.URL {
-					l.Keys = append(slices.Clone(l.Keys), key)
-				}
-			}
+		logs[service].Keys = append(slices.Clone(logs[service].Keys), l.Keys...)
+		logs[service].Retired = logs[service].Retired && l.Retired
+	}
+	r.Config.Logs = logs
+}
+
+// goOn watches what was watched and the trusted root no longer lists, unless the
+// configuration excludes it. Logs by hand come with their keys of before.
+func (r *run) goOn(known map[tlog.ID]string) {
+	services := make(map[string]config.Log) // by the URL that the trusted root had for them
+	for _, id := range slices.Sorted(maps.Keys(r.listed)) {
+		li := r.listed[id]
+		key, err := keyOf(id, li)
+		if li.Gone == nil || err != nil || !wasWatched(known, id) {
 			continue
 		}
 		l := config.Log{
-			Type: li.Type, Kind: config.Kind(li.Kind), URL: li.URL, ID: id, Keys: []tlog.Key{key}, Origin: li.Origin,
-			Start: config.Start{Head: true}, Coverage: config.Full, Retired: true, Discovered: true, Gone: true, Where: "an earlier trusted root",
+			Type: li.Type, Kind: config.Kind(li.Kind), URL: li.URL, ID: id, Keys: []tlog.Key{key}, Origin: li.Origin, Start: config.Start{Head: true},
+			Coverage: r.Config.DefaultCoverage(li.Type, li.URL), Retired: true, Discovered: true, Gone: true, Where: "an earlier trusted root",
 		}
-		_, watched := known[id]
-		taken := slices.ContainsFunc(r.Config.Logs, func(other config.Log) bool { return other.URL == li.URL || other.ID == id })
-		if watched && !taken && !r.Config.Change(&l) {
+		if li.Type == tlog.RekorV1 {
+			l.ID, l.Origin, l.Keys = "", "", append(slices.Clone(services[li.URL].Keys), key)
+			services[li.URL] = l
+		} else if excluded := r.Config.Change(&l); r.Config.Discover && !excluded && !r.taken(known, l) {
 			r.Config.Logs = append(r.Config.Logs, l)
 		}
 	}
+	for _, url := range slices.Sorted(maps.Keys(services)) {
+		r.goOnTrees(known, services[url])
+	}
 }
 
-func logID(id tlog.ID) (raw [32]byte) {
-	b, _ := hex.DecodeString(string(id)) // an ID's form was checked when it was made
-	copy(raw[:], b)
-	return raw
-}
-
-// sameKeys sees to it that a log goes on under the key that it was watched with, when
-// the trusted root has another for its place, in the old one's place or beside it:
-// which is the log's is for people to say. What it takes out of the configuration is
-// not a log of its own. A Rekor v1 service may have many keys, each of its trees keeps
-// its own.
-func (r *run) sameKeys() (held []notFound) {
-	known := r.doc.known()
-	drop := make(map[int]bool)
-	for i := range r.Config.Logs {
-		l := &r.Config.Logs[i]
-		if _, watched := known[l.ID]; watched || l.ID == "" || !l.FromRoot {
-			continue
-		}
-		was := r.formerly(known, *l)
-		if was == "" {
-			drop[i] = r.rival(i, drop)
-			continue
-		}
-		old := slices.IndexFunc(r.Config.Logs, func(other config.Log) bool { return other.ID == was })
-		switch accepted := r.acceptedKey(was, l.Keys[0]); {
-		case accepted && old >= 0:
-			drop[i] = true // the decision is one of the old one's keys already
-			r.Config.Logs[old].Retired = r.Config.Logs[old].Retired && l.Retired
-		case accepted:
-			id := l.ID
-			l.ID = was
-			if l.Type == "" {
-				l.Type = r.listed[was].Type
-			}
-			if key, err := tlog.ParseKeyPEM([]byte(r.listed[was].Key)); err == nil && was != id {
-				l.Keys = append(slices.Clone(l.Keys), key)
-			}
-		case old >= 0 && (r.signs(r.Config.Logs[old]) || !r.signs(*l)):
-			drop[i] = true // listed, and not in use
-		default:
-			drop[i] = true
-			if old >= 0 {
-				drop[old] = true
-			}
-			held = append(held, r.otherKey(was, *l))
+// goOnTrees lets the trees of a Rekor v1 service that are known under dropped keys go on
+// under them. If the service has other keys these open no tree that is new.
+func (r *run) goOnTrees(known map[tlog.ID]string, l config.Log) {
+	dropped := l.Keys
+	excluded := r.Config.Change(&l)
+	for _, key := range dropped {
+		trees := treesUnder(known, tlog.ID(key.Hex()))
+		i := slices.IndexFunc(r.Config.Logs, func(other config.Log) bool {
+			return other.Type == tlog.RekorV1 && (other.URL == l.URL || slices.ContainsFunc(trees, func(t tlog.ID) bool { return known[t] == other.URL }))
+		})
+		switch {
+		case i < 0 && (excluded || !r.Config.Discover):
+			return
+		case i < 0:
+			r.Config.Logs = append(r.Config.Logs, l)
+			return
+		case !r.Config.Logs[i].Gone:
+			r.pin(trees, key)
+		case !hasKey(r.Config.Logs[i], tlog.ID(key.Hex())):
+			r.Config.Logs[i].Keys = append(slices.Clone(r.Config.Logs[i].Keys), key)
 		}
 	}
-	var logs []config.Log
-	for i, l := range r.Config.Logs {
-		if !drop[i] {
-			logs = append(logs, l)
+}
+
+// treesUnder are the watched trees of a Rekor v1 service that a key signs.
+func treesUnder(known map[tlog.ID]string, id tlog.ID) (trees []tlog.ID) {
+	for tree := range known {
+		if strings.HasPrefix(string(tree), string(id)+"-") {
+			trees = append(trees, tree)
 		}
 	}
-	r.Config.Logs = logs
-	return held
+	slices.Sort(trees)
+	return trees
 }
 
-func (r *run) otherKey(was tlog.ID, l config.Log) notFound {
-	err := fmt.Errorf("the trusted root now has another key for %s (log ID %s): it is not read until that is accepted", l.URL, l.ID)
-	r.health.atOnce("trust:key:"+string(was), err.Error(), fmt.Sprintf(
-		"if the log's operator announced it, save this key to a file and accept it: whosigned accept --config %s --log %s --key FILE --reason '…'\n%s", r.Config.Path, was, l.Keys[0].PEM()))
-	return notFound{id: was, url: l.URL, typ: cmp.Or(l.Type, r.listed[was].Type), cfg: l, err: err}
+// pin gives single trees a key that is not their service's any more, as if an operator
+// had accepted it for them.
+func (r *run) pin(trees []tlog.ID, key tlog.Key) {
+	for _, tree := range trees {
+		r.keys = append(r.keys, state.Decision{Log: tree, Kind: state.AcceptKey, Key: key.PEM(), Reason: "an earlier trusted root lists it"})
+	}
 }
 
-// rival says whether a log that is seen for the first time is one of several keys for
-// one place, and not the one in use.
-func (r *run) rival(i int, dropped map[int]bool) bool {
-	l := r.Config.Logs[i]
-	for j, other := range r.Config.Logs {
-		if j != i && !dropped[j] && other.FromRoot && other.ID != "" && other.URL == l.URL && other.Kind == l.Kind && r.signs(other) && !r.signs(l) {
+// taken says whether another log stands in the place of one.
+func (r *run) taken(known map[tlog.ID]string, l config.Log) bool {
+	return slices.ContainsFunc(r.Config.Logs, func(other config.Log) bool {
+		return other.ID == l.ID || other.URL == l.URL && other.Kind == l.Kind && !hasTrees(known, other)
+	})
+}
+
+// hasTrees says whether a log of the trusted root is a Rekor v1 service for certain:
+// trees of it were watched.
+func hasTrees(known map[tlog.ID]string, l config.Log) bool {
+	for id, url := range known {
+		if l.Type == tlog.RekorV1 && url == l.URL && strings.Contains(string(id), "-") {
 			return true
 		}
 	}
 	return false
-}
-
-// signs says whether what a log serves now verifies under its key.
-func (r *run) signs(l config.Log) bool {
-	if l.Type == "" {
-		_, err := r.probe(r.work, l, r.keys)
-		return err == nil
-	}
-	return r.answers(r.work, l, r.keys) == nil
-}
-
-// formerly is the log that was watched in the place of one that is new.
-func (r *run) formerly(known map[tlog.ID]string, l config.Log) tlog.ID {
-	for _, id := range slices.Sorted(maps.Keys(known)) {
-		if li, listed := r.listed[id]; listed && li.Kind != string(l.Kind) {
-			continue
-		}
-		if known[id] == l.URL && !strings.Contains(string(id), "-") {
-			return id
-		}
-	}
-	return ""
-}
-
-func (r *run) acceptedKey(id tlog.ID, key tlog.Key) bool {
-	return slices.ContainsFunc(r.keys, func(d state.Decision) bool {
-		k, err := tlog.ParseKeyPEM([]byte(d.Key))
-		return d.Log == id && err == nil && k.Same(key)
-	})
 }
 
 // remembered are the listed logs as this run leaves them: with the protocol that each
@@ -278,9 +297,10 @@ func (r *run) remembered() (map[tlog.ID]state.Listed, string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.result.Logs {
-		if li, ok := r.listed[l.ID]; ok && li.Type != l.Type && l.Type != "" {
+		key, _, _ := strings.Cut(string(l.ID), "-") // of a tree
+		if li, ok := r.listed[tlog.ID(key)]; ok && li.Type != l.Type && l.Type != "" {
 			li.Type = l.Type
-			r.listed[l.ID] = li
+			r.listed[tlog.ID(key)] = li
 		}
 	}
 	return r.listed, r.listedBy
@@ -314,7 +334,8 @@ func (r *run) standStill(found []watched) {
 		r.mu.Unlock()
 	}
 	for key := range r.doc.conditions() {
-		mine := strings.HasPrefix(key, "trust:") || strings.HasPrefix(key, "sink:")
+		// Of the trusted root it knows how the repository fared, and no more.
+		mine := strings.HasPrefix(key, "trust:"+r.Config.Trust.Name+":") || strings.HasPrefix(key, "sink:")
 		for id := range open {
 			mine = mine || strings.HasPrefix(key, "log:"+string(id))
 		}
@@ -326,15 +347,27 @@ func (r *run) standStill(found []watched) {
 
 // darkListed says of a log of the trusted root that takes no more entries, and that
 // either we never saw or the root no longer lists, that it does not answer: there is
-// nothing more to do about it.
+// nothing more to do about it. That one which was read to its end does not is said once,
+// see dark.
 func (w *logRun) darkListed(err error) error {
 	var gone *tlog.Unavailable
 	if !errors.As(err, &gone) || !(w.cfg.Gone || w.fresh && w.cfg.Discovered && w.cfg.Retired) || w.result.Status == StatusTamper {
 		return err
 	}
+	if w.st != nil && w.st.read().Retired != nil {
+		return err
+	}
 	text := w.say("it takes no more entries, as the trusted root says, and does not answer: %v", err)
+	if w.cfg.Gone {
+		text = w.say("the trusted root no longer lists it, and it does not answer: %v", err)
+	}
 	w.result.Status = StatusRetired
 	w.result.Notes = append(w.result.Notes, text)
-	w.health.lasting("log:"+string(w.info.ID)+":dark", text, "nothing, or leave it out: logs: [{id: "+string(w.info.ID)+", exclude: true}]")
+	key, _, _ := strings.Cut(string(w.info.ID), "-") // an item names a service by its key
+	next := "nothing, or leave it out: logs: [{id: " + key + ", exclude: true}]"
+	if !w.cfg.Discovered {
+		next = "nothing, or take it out of logs"
+	}
+	w.health.lasting("log:"+string(w.info.ID)+":dark", text, next)
 	return nil
 }

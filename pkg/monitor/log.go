@@ -270,6 +270,10 @@ func (w *logRun) baseline(v tlog.Verdict) error {
 		}
 		d.Rules = []state.RulesFrom{{Hash: w.Config.Rules.Hash(), From: start, At: now}}
 		d.Notices = append(d.Notices, w.notice("baseline taken at size %d; %s", cp.Size, w.reads(start)))
+		if since := w.failedSince(); start > 0 && !since.IsZero() && w.decision(state.TakeBaseline) == nil {
+			d.Notices = append(d.Notices, w.notice("it should have been watched since %s and could not be; what it took until now is not read. To look there: whosigned scan --config %s --log %s --from … --to %d",
+				since.Format(time.RFC3339), w.Config.Path, w.info.ID, start))
+		}
 		for _, dec := range w.decisions {
 			d.Applied = append(d.Applied, dec.ID)
 		}
@@ -304,6 +308,16 @@ func (w *logRun) start(cp tlog.Checkpoint) (start uint64, why string) {
 		return cp.Size, "reading starts at the head"
 	}
 	return min(w.cfg.Start.Index, cp.Size), "reading starts at the configured index"
+}
+
+// failedSince is since when runs have failed to take this log's baseline; zero if none
+// has.
+func (w *logRun) failedSince() time.Time {
+	open := w.doc.conditions()
+	if c, ok := open["log:"+string(w.info.ID)+":unchecked"]; ok {
+		return c.Since
+	}
+	return open["service:"+w.info.URL+":"].Since
 }
 
 func (w *logRun) listedLater() bool {
@@ -419,8 +433,13 @@ func (w *logRun) follow(d *state.Log, v tlog.Verdict, trusted *tlog.Checkpoint, 
 		d.CheckpointGrew = now
 		if d.Retired != nil {
 			d.Retired = nil
-			d.Notices = append(d.Notices, w.notice("it grew to size %d after it had been read to its end as one that takes no more entries; it is read on", v.Trusted.Size))
+			w.health.daily("log:"+string(w.info.ID)+":grows", w.say("it grew to size %d after it had been read to its end as one that takes no more entries; it is read on", v.Trusted.Size),
+				"its operator may have ended it later than announced; if it goes on, ask")
 		}
+	}
+	if d.RetiredByDate && !w.ended() {
+		d.Retired, d.RetiredByDate, d.RetiredSaid, d.Dark, d.DarkSaid = nil, false, false, nil, false
+		d.Notices = append(d.Notices, w.notice("the trusted root lists it among the logs that take entries again; it is watched as before"))
 	}
 	d.Checkpoint, d.Size = string(v.Trusted.Note), v.Trusted.Size
 	d.Grown(now)

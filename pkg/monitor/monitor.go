@@ -373,6 +373,11 @@ func (r *run) failedLog(f notFound) {
 		r.health.lasting("service:"+f.url+":", text, "nothing, or leave it out: logs: [{url: \""+f.url+"\", exclude: true}]")
 		return
 	}
+	if f.id == "" && f.cfg.Discovered && f.cfg.Since.After(r.started) && unverified == nil {
+		text := fmt.Sprintf("%s is to take entries from %s on, as the trusted root says, and does not answer yet: %v", f.url, f.cfg.Since.Format(time.RFC3339), f.err)
+		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusOK, Notes: []string{text}}, nil, nil)
+		return
+	}
 	if f.id == "" {
 		r.report(LogResult{Type: f.typ, URL: f.url, Coverage: f.cfg.Coverage, Status: StatusError, Error: f.err.Error()}, nil, nil)
 		key, text := "service:"+f.url+":"+f.tree, f.url+" cannot be read: "+f.err.Error()

@@ -231,7 +231,7 @@ const maxSeen = 20
 func (w *logRun) sayWhere(ctx context.Context, a *report.Alert) {
 	looked := map[string]bool{}
 	for _, f := range a.Findings {
-		if f.CertificateID == "" || f.Trusted != watch.Trusted || looked[f.CertificateID] || len(looked) >= maxSeen {
+		if f.CertificateID == "" || f.Trusted != watch.Trusted || f.Unproven || looked[f.CertificateID] || len(looked) >= maxSeen {
 			continue
 		}
 		looked[f.CertificateID] = true
@@ -525,8 +525,10 @@ func (w *logRun) standing(doc *state.Log, cp tlog.Checkpoint) {
 	case cp.Frozen:
 		l.Status = StatusFrozen
 	}
-	// A trusted root also lists logs that have been replaced without saying so.
-	replaced := w.cfg.Discovered && !doc.CheckpointGrew.After(doc.Watched)
+	// A trusted root also lists logs that have been replaced without saying so. One that
+	// has grown since, and the newest of its kind, are to grow on.
+	replaced := w.cfg.Discovered && !w.cfg.QuietGiven && !doc.CheckpointGrew.After(doc.Watched) &&
+		slices.ContainsFunc(w.Config.Logs, func(l config.Log) bool { return l.Kind == w.cfg.Kind && l.Since.After(w.cfg.Since) })
 	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !replaced && !cp.Frozen && w.Now().Sub(doc.CheckpointGrew) > q {
 		w.health.atOnce(key+":quiet", w.say("it has not grown since %s", doc.CheckpointGrew.Format(time.RFC3339)),
 			"compare with the log's status page: it may be down, or we may be shown an old view")

@@ -49,6 +49,9 @@ type Run struct {
 	// ListedBy is which trusted root: a TUF repository's ID, or "trustedRoot".
 	Listed   map[tlog.ID]Listed `json:"listed,omitempty"`
 	ListedBy string             `json:"listed_by,omitempty"`
+	// Repository is the ID of the TUF repository whose metadata trust/ has: if it is not
+	// there any more, it was lost.
+	Repository string `json:"repository,omitempty"`
 	// Imported is, by URL of a Rekor service, the index after the checkpoint that another
 	// monitor had, of Rekor v1 the global one: trees that begin there or later, and shards
 	// that the trusted root has from later on, are read from their first entry.
@@ -163,6 +166,10 @@ type Log struct {
 	// Notices are to be said once: they go into the next health alert.
 	Notices []Notice   `json:"notices,omitempty"`
 	Retired *time.Time `json:"retired,omitempty"` // read to its end and said so
+	// RetiredByDate: only the trusted root says that it takes no more entries, by
+	// validFor.end or by not listing it. RetiredSaid: that was told, and it may yet grow.
+	RetiredByDate bool `json:"retired_by_date,omitempty"`
+	RetiredSaid   bool `json:"retired_said,omitempty"`
 	// Dark is since when a retired log does not answer; DarkSaid that it was said.
 	Dark     *time.Time `json:"dark,omitempty"`
 	DarkSaid bool       `json:"dark_said,omitempty"`

@@ -120,9 +120,9 @@ func (m *Metadata) Merge(other *Metadata) *Metadata {
 	}
 	void := false // b is of before a rotation that made its targets void
 	if root, err := openRoot(a.Root); err == nil && a.Root != b.Root {
-		before := b.Snapshot
+		snapshot, targets := b.Snapshot, b.Targets
 		b.prune(root)
-		void = b.Snapshot != before
+		void = b.Snapshot != snapshot || b.Targets != targets
 	}
 	if newer(b.Timestamp, a.Timestamp) {
 		a.Timestamp = b.Timestamp

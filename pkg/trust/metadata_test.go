@@ -110,6 +110,27 @@ func TestRunsAtOnceSaveTheNewest(t *testing.T) {
 	}
 }
 
+// One run saw the root that revokes the targets key; another, whose mirror kept the old
+// root, took what the stolen key had signed.
+func TestMergeTakesNothingThatARevokedKeySigned(t *testing.T) {
+	w := newWorld(t)
+	old := w.fresh(nil)
+	w.repo.SetTrustedRoot(grown(t))
+	misled := w.fresh(old)
+	w.repo.SetTrustedRoot(published(t))
+	w.repo.RotateKeys(metadata.TARGETS)
+	w.repo.Inject(tlogtest.Path("/timestamp"), tlogtest.Status(http.StatusBadGateway))
+	informed, _, _ := w.refresh(old, time.Now())
+	if misled.Target == old.Target || informed.Target != old.Target || version(informed.Root) != 2 {
+		t.Fatalf("versions %s and %s: the test shows nothing", versions(misled), versions(informed))
+	}
+	for _, m := range []*trust.Metadata{informed.Merge(misled), misled.Merge(informed)} {
+		if m.Target != old.Target || version(m.Root) != 2 {
+			t.Errorf("got versions %s, target of the revoked key: %v; want what was verified before", versions(m), m.Target == misled.Target)
+		}
+	}
+}
+
 func TestMergeKeepsTheNewestOfBoth(t *testing.T) {
 	w := newWorld(t)
 	old := w.fresh(nil)
