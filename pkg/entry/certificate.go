@@ -41,8 +41,11 @@ const (
 	maxOID        = 64 // bytes
 )
 
-// tooManyExtensions is said of each of what may be millions: it is not made anew.
-var tooManyExtensions = fmt.Sprintf("more than %d extensions", maxExtensions)
+// What is said of each of what may be millions is not made anew.
+var (
+	tooManyExtensions = fmt.Sprintf("more than %d extensions", maxExtensions)
+	tooManyNames      = fmt.Sprintf("more than %d subject alternative names", maxNames)
+)
 
 // FromCertificate says whom a certificate names. It reads what identifies (SANs,
 // issuer, extensions, serial number, validity) and nothing else, so it also reads
@@ -114,6 +117,44 @@ func (p *problems) add(problem string) {
 
 func (p problems) Error() string { return strings.Join(p, "; ") }
 
+// passOver adds what is wrong with a list's next element, which cryptobyte does not
+// read, and moves past it: what comes after may name somebody. It knows the end of an
+// element with a tag number above 30, or whose length has more bytes than DER allows;
+// after any other, nothing of the list is left.
+func (p *problems) passOver(list *cryptobyte.String, problem string) {
+	p.add(problem)
+	rest := *list
+	*list = nil
+	var b uint8
+	if !rest.ReadUint8(&b) {
+		return
+	}
+	for more := b&0x1f == 0x1f; more; more = b&0x80 != 0 { // X.690, section 8.1.2.4
+		if !rest.ReadUint8(&b) {
+			return
+		}
+	}
+	if !rest.ReadUint8(&b) {
+		return
+	}
+	length := uint64(b)
+	if b >= 0x80 { // section 8.1.3.5
+		var octets []byte
+		if b == 0x80 || !rest.ReadBytes(&octets, int(b&0x7f)) {
+			return
+		}
+		length = 0
+		for _, b := range octets {
+			if length = length<<8 | uint64(b); length > uint64(len(rest)) {
+				return
+			}
+		}
+	}
+	if length <= uint64(len(rest)) {
+		*list = rest[length:]
+	}
+}
+
 // readTBS reads a TBSCertificate, RFC 5280 section 4.1. Whatever comes before them,
 // extensions are read: they are what names somebody.
 func (s *Signer) readTBS(tbs cryptobyte.String, p *problems) {
@@ -155,8 +196,8 @@ func (s *Signer) readFields(fields cryptobyte.String, p *problems) {
 		var field cryptobyte.String
 		var tag der.Tag
 		if !fields.ReadAnyASN1(&field, &tag) {
-			p.add("fields are malformed")
-			return
+			p.passOver(&fields, "fields are malformed")
+			continue
 		}
 		if tag != tagExtensions {
 			continue
@@ -164,9 +205,12 @@ func (s *Signer) readFields(fields cryptobyte.String, p *problems) {
 		// There is one list. A second one is not for a reader to pass over in silence.
 		for more := true; more; more = !field.Empty() {
 			var list cryptobyte.String
-			if !field.ReadASN1(&list, der.SEQUENCE) {
+			if !field.ReadAnyASN1(&list, &tag) {
+				p.passOver(&field, "extensions are malformed")
+				continue
+			}
+			if tag != der.SEQUENCE {
 				p.add("extensions are malformed")
-				break
 			}
 			s.readExtensions(list, p)
 		}
@@ -230,9 +274,13 @@ func (s *Signer) readExtensions(list cryptobyte.String, p *problems) {
 	var issuerV1, issuerRaw string
 	for !list.Empty() {
 		var ext, oid, value cryptobyte.String
-		if !list.ReadASN1(&ext, der.SEQUENCE) {
-			p.add("extensions are malformed")
-			break
+		var tag der.Tag
+		if !list.ReadAnyASN1(&ext, &tag) {
+			p.passOver(&list, "extensions are malformed")
+			continue
+		}
+		if tag != der.SEQUENCE {
+			p.add("extensions are malformed") // which need not hide whom one names
 		}
 		if !ext.ReadASN1(&oid, der.OBJECT_IDENTIFIER) ||
 			!ext.SkipOptionalASN1(der.BOOLEAN) || // critical
@@ -277,24 +325,31 @@ func first(a, b string) string {
 // the contents if it is one DER string, else all of it. Fulcio's 1.1–1.6 hold the bare
 // text, which could itself look like a DER string.
 func textLength(oid, value cryptobyte.String) (length int, decoded bool) {
+	length = len(value)
 	if n := len(arcDER); len(oid) == n+1 && string(oid[:n]) == arcDER && oid[n] <= 6 {
-		return len(value), true
+		return length, true
 	}
-	if len(value) > 0 {
-		switch tag := der.Tag(value[0]); tag {
-		case der.UTF8String, der.PrintableString, der.IA5String, der.T61String, asn1.TagNumericString:
-			var contents cryptobyte.String
-			if rest := value; rest.ReadASN1(&contents, tag) && rest.Empty() {
-				return len(contents), true
-			}
-		}
+	if contents, ok := readString(&value); ok && value.Empty() {
+		return len(contents), true
 	}
-	return len(value), false
+	return length, false
 }
 
-// readNames appends the names of a SubjectAltName extension, in order and
-// verbatim; of the OtherNames only Fulcio's user name. text is value once more: the
-// names are parts of it, ten thousand of them no more memory than one.
+// readString reads a string of any type whose contents are text as they are.
+func readString(s *cryptobyte.String) (text cryptobyte.String, ok bool) {
+	if s.Empty() {
+		return nil, false
+	}
+	switch tag := der.Tag((*s)[0]); tag {
+	case der.UTF8String, der.PrintableString, der.IA5String, der.T61String, asn1.TagNumericString:
+		ok = s.ReadASN1(&text, tag)
+	}
+	return text, ok
+}
+
+// readNames appends the names of a SubjectAltName extension, RFC 5280 section 4.2.1.6,
+// in order and verbatim; of the OtherNames only Fulcio's user name. text is value once
+// more: the names are parts of it, ten thousand of them no more memory than one.
 func (s *Signer) readNames(value cryptobyte.String, text string, p *problems) {
 	var names cryptobyte.String
 	if !value.ReadASN1(&names, der.SEQUENCE) || !value.Empty() {
@@ -306,14 +361,14 @@ func (s *Signer) readNames(value cryptobyte.String, text string, p *problems) {
 	}
 	for !names.Empty() {
 		if len(s.Subjects) >= maxNames {
-			p.add(fmt.Sprintf("more than %d subject alternative names", maxNames))
+			p.add(tooManyNames)
 			return
 		}
 		var name cryptobyte.String
 		var tag der.Tag
 		if !names.ReadAnyASN1(&name, &tag) {
-			p.add("subject alternative names are malformed")
-			return
+			p.passOver(&names, "subject alternative names are malformed")
+			continue
 		}
 		switch tag {
 		case der.Tag(1).ContextSpecific(), // email
@@ -328,12 +383,14 @@ func (s *Signer) readNames(value cryptobyte.String, text string, p *problems) {
 			}
 			s.Subjects = append(s.Subjects, net.IP(name).String())
 		case der.Tag(0).ContextSpecific().Constructed():
-			user, ok := otherName(name)
-			if !ok {
-				p.add("Fulcio's OtherName is malformed")
-			} else if user != "" {
-				s.Subjects = append(s.Subjects, user)
-			}
+			s.readOtherName(name, p)
+		case der.Tag(3).ContextSpecific().Constructed(), // X.400 address
+			der.Tag(4).ContextSpecific().Constructed(), // directory name
+			der.Tag(5).ContextSpecific().Constructed(), // EDI party name
+			der.Tag(8).ContextSpecific():               // registered ID
+			// They hold nothing that a rule could name.
+		default:
+			p.add("a subject alternative name has an unknown tag")
 		}
 	}
 }
@@ -348,17 +405,25 @@ func count(list cryptobyte.String) (n int) {
 	return n
 }
 
-// otherName is the user name in Fulcio's OtherName, "" in another's.
-func otherName(name cryptobyte.String) (user string, ok bool) {
-	var oid, explicit, text cryptobyte.String
-	if !name.ReadASN1(&oid, der.OBJECT_IDENTIFIER) || string(oid) != oidOtherName {
-		return "", true
+// readOtherName appends the user name in Fulcio's OtherName. Another's is none, if it
+// has the form of one: else it could be Fulcio's.
+func (s *Signer) readOtherName(name cryptobyte.String, p *problems) {
+	var oid, value cryptobyte.String
+	whole := name.ReadASN1(&oid, der.OBJECT_IDENTIFIER) &&
+		name.ReadASN1(&value, der.Tag(0).ContextSpecific().Constructed()) && name.Empty()
+	if string(oid) != oidOtherName {
+		if !whole {
+			p.add("an OtherName is malformed")
+		}
+		return
 	}
-	if !name.ReadASN1(&explicit, der.Tag(0).ContextSpecific().Constructed()) ||
-		!explicit.ReadASN1(&text, der.UTF8String) {
-		return "", false
+	user, _ := readString(&value)
+	if len(user) > 0 {
+		s.Subjects = append(s.Subjects, string(user))
 	}
-	return string(text), true
+	if !whole || len(user) == 0 || !value.Empty() {
+		p.add("Fulcio's OtherName is malformed")
+	}
 }
 
 // fromKey makes a signer of a bare key's SPKI DER. Its fingerprint is that of the

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -23,7 +24,19 @@ type Chains struct{ authorities []authority }
 type authority struct {
 	uri                  string
 	roots, intermediates *x509.CertPool
-	start, end           time.Time // zero: not limited
+	all                  []*x509.Certificate // of both pools, which give out none
+	start, end           time.Time           // zero: not limited
+}
+
+func newAuthority(uri string, roots, intermediates []*x509.Certificate) authority {
+	a := authority{uri: uri, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(), all: slices.Concat(roots, intermediates)}
+	for _, cert := range roots {
+		a.roots.AddCert(cert)
+	}
+	for _, cert := range intermediates {
+		a.intermediates.AddCert(cert)
+	}
+	return a
 }
 
 // Len is the number of authorities.
@@ -39,22 +52,19 @@ func (c *Chains) add(raw json.RawMessage) error {
 	if err := lenient.Unmarshal(raw, &pb); err != nil {
 		return err
 	}
-	certs := pb.GetCertChain().GetCertificates()
-	if len(certs) == 0 {
-		return errors.New("no certificates")
-	}
-	a := authority{uri: pb.GetUri(), roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
-	for i, pbCert := range certs {
+	var certs []*x509.Certificate
+	for i, pbCert := range pb.GetCertChain().GetCertificates() {
 		cert, err := x509.ParseCertificate(pbCert.GetRawBytes())
 		if err != nil {
 			return fmt.Errorf("certificate %d: %w", i, err)
 		}
-		if i == len(certs)-1 { // the chain ends with its root
-			a.roots.AddCert(cert)
-		} else {
-			a.intermediates.AddCert(cert)
-		}
+		certs = append(certs, cert)
 	}
+	if len(certs) == 0 {
+		return errors.New("no certificates")
+	}
+	last := len(certs) - 1 // the chain ends with its root
+	a := newAuthority(pb.GetUri(), certs[last:], certs[:last])
 	if v := pb.GetValidFor(); v != nil {
 		if v.GetStart() != nil {
 			a.start = v.GetStart().AsTime()
@@ -70,20 +80,20 @@ func (c *Chains) add(raw json.RawMessage) error {
 // ReadChains reads CA certificates from the PEM at two locations; intermediates
 // may be "".
 func ReadChains(roots, intermediates string, read Read) (*Chains, error) {
-	a := authority{uri: roots, intermediates: x509.NewCertPool()}
-	var err error
-	if a.roots, err = readPool(roots, read); err != nil {
+	anchors, err := readCertificates(roots, read)
+	if err != nil {
 		return nil, err
 	}
+	var links []*x509.Certificate
 	if intermediates != "" {
-		if a.intermediates, err = readPool(intermediates, read); err != nil {
+		if links, err = readCertificates(intermediates, read); err != nil {
 			return nil, err
 		}
 	}
-	return &Chains{authorities: []authority{a}}, nil
+	return &Chains{authorities: []authority{newAuthority(roots, anchors, links)}}, nil
 }
 
-func readPool(location string, read Read) (*x509.CertPool, error) {
+func readCertificates(location string, read Read) ([]*x509.Certificate, error) {
 	data, err := read(location)
 	if err != nil {
 		return nil, fmt.Errorf("CA certificates: %w", err)
@@ -96,16 +106,20 @@ func readPool(location string, read Read) (*x509.CertPool, error) {
 	if len(certs) == 0 {
 		return nil, fmt.Errorf("CA certificates in %s: no PEM block of type CERTIFICATE", location)
 	}
-	pool := x509.NewCertPool()
-	for _, cert := range certs {
-		pool.AddCert(cert)
-	}
-	return pool, nil
+	return certs, nil
 }
 
-// maxServed is how many certificates served beside a leaf certificate are
-// considered; an entry may carry any number, and each costs work.
-const maxServed = 8
+// What is considered of what anybody may put into a log, for each costs work:
+// crypto/x509 makes 70 times its size of a certificate that is all names, and verifies an
+// RSA signature in a time that grows with the square of the key. What Fulcio issues is
+// far below.
+const (
+	maxCertificate = 64 << 10 // bytes
+	maxServed      = 8        // certificates served beside one
+	maxLink        = 8 << 10  // bytes of each
+	maxRSA         = 8192     // bits of a link's modulus; the exponent Go limits, to 31
+	maxText        = 256      // bytes of why one cannot be parsed
+)
 
 var (
 	// subjectAltName is the extension that Fulcio marks critical and fills with an
@@ -122,12 +136,14 @@ var (
 // at the certificate's NotBefore, with all of the chain valid then, for code
 // signing. chain are certificates served with it: they may link, never anchor.
 // known is false if there are no authorities to check against; err says why a
-// certificate is not trusted. Any bytes may be given.
+// certificate is not trusted. Any bytes may be given: one of more than 64 KiB is not
+// trusted, and of the chain the first 8 are considered that have no more than 8 KiB and
+// no RSA key of more than 8192 bits.
 func (c *Chains) Check(der []byte, chain [][]byte) (trusted, known bool, err error) {
 	if c.Len() == 0 {
 		return false, false, nil
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := parse(der, maxCertificate)
 	if err != nil {
 		return false, true, fmt.Errorf("not a certificate: %w", err)
 	}
@@ -145,7 +161,7 @@ func (c *Chains) CheckPrecertificate(der []byte, issuerKeyHash [32]byte, chain [
 	if c.Len() == 0 {
 		return false, false, nil
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := parse(der, maxCertificate)
 	if err != nil {
 		return false, true, fmt.Errorf("not a precertificate: %w", err)
 	}
@@ -164,7 +180,7 @@ func (c *Chains) CheckPrecertificate(der []byte, issuerKeyHash [32]byte, chain [
 	})
 	// Such an issuer seldom is for code signing too, so that the chain does not verify.
 	if err != nil && !errors.Is(err, errPrecertificateSigning) && len(chain) > 0 {
-		issuer, parseErr := x509.ParseCertificate(chain[0])
+		issuer, parseErr := parse(chain[0], maxLink)
 		if parseErr == nil && bytes.Equal(issuer.RawSubject, cert.RawIssuer) && onlyPrecertificates(issuer) {
 			err = fmt.Errorf("%w: %w", errPrecertificateSigning, err)
 		}
@@ -178,33 +194,67 @@ func onlyPrecertificates(issuer *x509.Certificate) bool {
 	return slices.ContainsFunc(issuer.UnknownExtKeyUsage, precertificateSigning.Equal)
 }
 
+func parse(der []byte, limit int) (*x509.Certificate, error) {
+	if len(der) > limit {
+		return nil, fmt.Errorf("%d bytes, more than the %d that are considered", len(der), limit)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil && len(err.Error()) > maxText { // it quotes a name, whatever its size
+		err = errors.New(err.Error()[:maxText] + "…")
+	}
+	return cert, err
+}
+
+// links are the served certificates that are considered; refused says why others are
+// not.
+func links(served [][]byte) (links []*x509.Certificate, refused error) {
+	var errs []error
+	for i, der := range served {
+		if i == maxServed {
+			errs = append(errs, fmt.Errorf("%d certificates were served with it, the first %d are considered", len(served), maxServed))
+			break
+		}
+		link, err := parse(der, maxLink)
+		if err == nil {
+			if key, ok := link.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+				err = fmt.Errorf("an RSA key of %d bits, more than the %d that are considered", key.N.BitLen(), maxRSA)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("certificate %d that was served with it: %w", i+1, err))
+			continue
+		}
+		links = append(links, link)
+	}
+	return links, errors.Join(errs...)
+}
+
 // check tries every authority; accept judges the certificate that issued cert, of
 // each chain that verifies.
 func (c *Chains) check(cert *x509.Certificate, chain [][]byte, accept func(issuer *x509.Certificate) error) (trusted, known bool, err error) {
 	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, subjectAltName.Equal)
+	served, refused := links(chain)
 	var errs []error
 	for _, a := range c.authorities {
-		if err := a.check(cert, chain, accept); err != nil {
+		if err := a.check(cert, served, accept); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		return true, true, nil
 	}
-	return false, true, errors.Join(errs...)
+	return false, true, errors.Join(append(errs, refused)...)
 }
 
-func (a authority) check(cert *x509.Certificate, chain [][]byte, accept func(issuer *x509.Certificate) error) error {
+func (a authority) check(cert *x509.Certificate, served []*x509.Certificate, accept func(issuer *x509.Certificate) error) error {
 	at := cert.NotBefore
 	if !a.start.IsZero() && at.Before(a.start) || !a.end.IsZero() && at.After(a.end) {
 		return fmt.Errorf("authority %s was not valid on %s", a.uri, at.UTC().Format(time.RFC3339))
 	}
 	intermediates := a.intermediates
-	if len(chain) > 0 {
+	if signed := a.signed(served); len(signed) > 0 {
 		intermediates = intermediates.Clone()
-		for _, served := range chain[:min(len(chain), maxServed)] {
-			if link, err := x509.ParseCertificate(served); err == nil {
-				intermediates.AddCert(link)
-			}
+		for _, link := range signed {
+			intermediates.AddCert(link)
 		}
 	}
 	verified, err := cert.Verify(x509.VerifyOptions{
@@ -224,4 +274,22 @@ func (a authority) check(cert *x509.Certificate, chain [][]byte, accept func(iss
 		return nil
 	}
 	return fmt.Errorf("authority %s: %w", a.uri, errors.Join(errs...))
+}
+
+// signed are the served certificates that the authority signed, itself or through
+// others of them. Verify, which judges them, builds chains from the leaf up: given what
+// anybody can serve, it would verify a hundred signatures with keys that are not known.
+func (a authority) signed(served []*x509.Certificate) (signed []*x509.Certificate) {
+	signers := slices.Clone(a.all)
+	rest := slices.Clone(served)
+	for i := 0; i < len(signers); i++ {
+		rest = slices.DeleteFunc(rest, func(link *x509.Certificate) bool {
+			ok := bytes.Equal(link.RawIssuer, signers[i].RawSubject) && link.CheckSignatureFrom(signers[i]) == nil
+			if ok {
+				signers = append(signers, link)
+			}
+			return ok
+		})
+	}
+	return signers[len(a.all):]
 }

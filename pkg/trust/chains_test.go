@@ -2,12 +2,17 @@ package trust
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +127,135 @@ func TestAPrecertificateIsTrustedUnderTheIssuerThatTheLeafNames(t *testing.T) {
 	}
 	if trusted, known, err := full.Check(precert(link), nil); trusted || !known || err == nil {
 		t.Errorf("Check of a poisoned certificate: got trusted %v, known %v, %v; want it untrusted", trusted, known, err)
+	}
+}
+
+// certify is a CA certificate for a key of any type and size.
+func certify(t testing.TB, parent *issuer, public any, edit func(*x509.Certificate)) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "link"}, NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+	if edit != nil {
+		edit(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.cert, public, parent.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// padded makes certificates of somewhat less than size bytes.
+func padded(size int) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		const rest = 470 // of the certificates that issue and certify make
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Value: make([]byte, size-rest)})
+	}
+}
+
+// TestWhatWouldCostTooMuchIsRefusedAndSaid has certificates that would be trusted if
+// they were smaller or fewer, and RSA keys that no signature is verified with.
+func TestWhatWouldCostTooMuchIsRefusedAndSaid(t *testing.T) {
+	year := 365 * 24 * time.Hour
+	root := issue(t, nil, true, noon.Add(-year), noon.Add(year), nil)
+	chains, err := ReadChains(write(t, root), "", ReadFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus := func(bits uint) *rsa.PublicKey {
+		n := new(big.Int).Lsh(big.NewInt(1), bits-1)
+		return &rsa.PublicKey{N: n.SetBit(n, 0, 1), E: 65537}
+	}
+	link := func(public any) *x509.Certificate { return certify(t, root, public, nil) }
+	leaf := func(parent *x509.Certificate, signer crypto.Signer, edit func(*x509.Certificate)) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(3), NotBefore: noon, NotAfter: noon.Add(time.Minute),
+			EmailAddresses: []string{"me@example.com"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}
+		if edit != nil {
+			edit(template)
+		}
+		// The signer's key need not be the parent's.
+		parent = &x509.Certificate{RawSubject: parent.RawSubject, SubjectKeyId: parent.SubjectKeyId}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	plain, rsaLink := link(key.Public()), link(small.Public())
+	large, huge := link(modulus(maxRSA)), link(modulus(maxRSA+1))
+	fat, fatter := certify(t, root, key.Public(), padded(maxLink)), certify(t, root, key.Public(), padded(maxLink+500))
+	// Two links between root and leaf, and two that say so but another of root's name signed.
+	middle := issue(t, root, true, noon.Add(-year/2), noon.Add(year/2), nil)
+	last := certify(t, middle, key.Public(), nil)
+	stranger := issue(t, nil, true, noon.Add(-year), noon.Add(year), nil)
+	strange := certify(t, stranger, modulus(2048), nil)
+	for _, cert := range []*x509.Certificate{fat, fatter} {
+		if n := len(cert.Raw); (n > maxLink) != (cert == fatter) {
+			t.Fatalf("got links of %d bytes, the limit is %d", n, maxLink)
+		}
+	}
+	badURI := func(c *x509.Certificate) {
+		ext := pkix.Extension{Id: subjectAltName, Value: slices.Concat([]byte{0x30, 0x82, 0x10, 0x04, 0x86, 0x82, 0x10, 0x00}, make([]byte, 0x1000))}
+		c.EmailAddresses, c.ExtraExtensions = nil, append(c.ExtraExtensions, ext)
+	}
+
+	for _, tc := range []struct {
+		name   string
+		cert   []byte
+		served []*x509.Certificate
+		err    string // "" if trusted
+	}{
+		{"a link", leaf(plain, key, nil), []*x509.Certificate{plain}, ""},
+		{"an RSA link", leaf(rsaLink, small, nil), []*x509.Certificate{rsaLink}, ""},
+		{"an RSA link of the largest size", leaf(large, small, nil), []*x509.Certificate{large}, "crypto/rsa"},
+		{"an RSA link beyond it", leaf(huge, small, nil), []*x509.Certificate{plain, huge}, "certificate 2 that was served with it: an RSA key of 8193 bits"},
+		{"a link of the largest size", leaf(fat, key, nil), []*x509.Certificate{fat}, ""},
+		{"a link beyond it", leaf(fatter, key, nil), []*x509.Certificate{fatter}, "more than the 8192 that are considered"},
+		{"a link that is none", leaf(plain, key, nil), []*x509.Certificate{{Raw: []byte("garbage")}}, "certificate 1 that was served with it: x509: malformed certificate"},
+		{"a ninth link", leaf(plain, key, nil), append(slices.Repeat([]*x509.Certificate{rsaLink}, maxServed), plain), "9 certificates were served with it, the first 8 are considered"},
+		{"an eighth link", leaf(plain, key, nil), append(slices.Repeat([]*x509.Certificate{rsaLink}, maxServed-1), plain), ""},
+		{"two links", leaf(last, key, nil), []*x509.Certificate{last, middle.cert}, ""},
+		{"two links, root's first", leaf(last, key, nil), []*x509.Certificate{middle.cert, last}, ""},
+		{"an RSA link that root seems to have signed", leaf(strange, small, nil), []*x509.Certificate{strange, stranger.cert}, "unknown authority"},
+		{"the largest certificate", leaf(plain, key, padded(maxCertificate)), []*x509.Certificate{plain}, ""},
+		{"a larger one", leaf(plain, key, padded(maxCertificate+500)), []*x509.Certificate{plain}, "more than the 65536 that are considered"},
+		{"one that the error quotes", leaf(plain, key, badURI), []*x509.Certificate{plain}, "cannot parse URI"},
+	} {
+		var served [][]byte
+		for _, cert := range tc.served {
+			served = append(served, cert.Raw)
+		}
+		trusted, known, err := chains.Check(tc.cert, served)
+		if trusted != (tc.err == "") || !known || (err == nil) != trusted {
+			t.Errorf("%s: got trusted %v, known %v, %v; want trusted %v, known", tc.name, trusted, known, err, tc.err == "")
+		} else if err == nil {
+			continue
+		} else if text := err.Error(); !strings.Contains(text, tc.err) || len(text) > 1000 {
+			t.Errorf("%s: got %.1000q, want a short error with %q", tc.name, text, tc.err)
+		} else if tc.err != "crypto/rsa" && strings.Contains(text, "crypto/rsa") {
+			t.Errorf("%s: got %q: its RSA key was used", tc.name, text)
+		}
+	}
+	certs := func(certs ...*x509.Certificate) []*x509.Certificate { return certs }
+	two := &Chains{authorities: []authority{newAuthority("stranger", certs(stranger.cert), nil), newAuthority("root", certs(root.cert), certs(middle.cert))}}
+	if trusted, _, err := two.Check(leaf(last, key, nil), [][]byte{strange.Raw, last.Raw}); !trusted {
+		t.Errorf("a link that the second authority's intermediate signed: got %v, want it trusted", err)
+	}
+	larger := leaf(plain, key, func(c *x509.Certificate) { poisoned(true)(c); padded(maxCertificate + 500)(c) })
+	if trusted, known, err := chains.CheckPrecertificate(larger, keyHash(plain), [][]byte{plain.Raw}); trusted || !known || err == nil || !strings.Contains(err.Error(), "more than the 65536") {
+		t.Errorf("a larger precertificate: got trusted %v, known %v, %v; want it untrusted for its size", trusted, known, err)
 	}
 }
 
