@@ -14,7 +14,6 @@ import (
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	"github.com/transparency-dev/merkle/proof"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/whosigned/whosigned/pkg/tlog"
@@ -208,9 +207,6 @@ func (h *History) checkEntry(ctx context.Context, t *protorekor.TransparencyLogE
 		return e.is(BundleUnverified, "it is said to be entry %d, and its inclusion proof is for entry %d", t.GetLogIndex(), p.GetLogIndex())
 	}
 	if _, err := tlog.InclusionNodes(e.Index, cp.Size, e.LeafHash, p.GetHashes(), cp.Root); err != nil {
-		if errors.As(err, new(proof.RootMismatchError)) {
-			err = errors.New("it leads to another root")
-		}
 		return e.is(BundleUnverified, "the inclusion proof does not show it to be entry %d of the tree of size %d that the log signed: %v; entry, index or proof were altered", e.Index, cp.Size, err)
 	}
 	e.Size = cp.Size

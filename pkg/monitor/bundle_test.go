@@ -253,7 +253,7 @@ func TestAlteredBundleSpeaksAgainstTheBundleOnly(t *testing.T) {
 			alter func(e *protorekor.TransparencyLogEntry)
 			want  string
 		}{
-			"body":        {func(e *protorekor.TransparencyLogEntry) { e.CanonicalizedBody[9] ^= 1 }, "it leads to another root"},
+			"body":        {func(e *protorekor.TransparencyLogEntry) { e.CanonicalizedBody[9] ^= 1 }, "the proof leads to root "},
 			"index":       {func(e *protorekor.TransparencyLogEntry) { e.InclusionProof.LogIndex, e.LogIndex = 4, 4 }, "does not show it to be entry 4"},
 			"beyond":      {func(e *protorekor.TransparencyLogEntry) { e.InclusionProof.LogIndex, e.LogIndex = 1<<62, 1<<62 }, "does not show it to be entry"},
 			"negative":    {func(e *protorekor.TransparencyLogEntry) { e.InclusionProof.LogIndex = -1 }, "negative"},

@@ -165,7 +165,7 @@ func (r *run) importer(c ImportedCheckpoint, found []watched, failed []notFound)
 				return nil, err
 			}
 			if root, err := tlog.Root(edge); err != nil || root != unsigned.Root {
-				return nil, fmt.Errorf("%sit has no signature, so that proves nothing: to begin without it, leave it out; the root at size %d is %s, the file says %s", another, from, root, unsigned.Root)
+				return nil, fmt.Errorf("%sthe file has no signature, so that proves nothing: to begin without it, leave it out; the root at size %d is %s, the file says %s", another, from, root, unsigned.Root)
 			}
 		}
 		if w.cfg.Coverage == config.Full {

@@ -188,10 +188,10 @@ func (r *run) recall() {
 			l.Type = r.listed[l.ID].Type
 		}
 		service := -1
-		if l.Type == tlog.RekorV1 && l.ID != "" {
+		if l.Type == tlog.RekorV1 && l.FromRoot {
 			l.ID, l.Origin = "", ""
 			service = slices.IndexFunc(logs, func(other config.Log) bool {
-				return other.Type == tlog.RekorV1 && other.URL == l.URL && other.FromRoot && l.FromRoot
+				return other.Type == tlog.RekorV1 && other.URL == l.URL && other.FromRoot
 			})
 		}
 		if service < 0 {

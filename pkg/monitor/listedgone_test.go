@@ -70,6 +70,24 @@ func TestARekorV1ServiceThatTheTrustedRootDropsIsReadToItsLastEntry(t *testing.T
 	}
 }
 
+// Nothing but what it was found to speak tells that such a key is a Rekor v1 service's.
+func TestARekorV1KeyWithALogIDOfItsOwnIsOneOfItsService(t *testing.T) {
+	s := newSigstore(t)
+	odd := sha256.Sum256([]byte("not the hash of the key"))
+	s.root.Rekor[0].ID = odd[:]
+	s.publishRoot()
+	s.issue()
+	s.want(monitor.ExitClean)
+	s.issue() // the last entry under the old key
+	s.rotate(ecKey(t))
+	s.root.Rekor = append(s.root.Rekor, listedLog{URL: s.v1URL, Key: s.v1.Active().Log})
+	s.publishRoot()
+	s.issue()
+	if res := s.want(monitor.ExitFindings); found(res, tlog.RekorV1) != 2 || strings.Count(s.statuses(res), "rekor-v1") != 2 {
+		t.Errorf("got %d findings, want the old tree's last and the new one's first:\n%s", found(res, tlog.RekorV1), s.statuses(res))
+	}
+}
+
 func TestADroppedLogThatWasReadToItsEndGoesDarkWithOneWord(t *testing.T) {
 	s := newSigstore(t)
 	s.issue()

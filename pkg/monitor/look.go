@@ -295,7 +295,8 @@ func (m *Monitor) looking(ctx context.Context) (*Monitor, *anchor, error) {
 	r := &run{Monitor: &own, work: ctx, started: m.Now().UTC(), doc: &runState{doc: doc}, health: newHealth(m.Now().UTC(), m.Config.Patience)}
 	r.sortDecisions(decisions, nil)
 	r.list()
-	a.held, a.keys = r.resume(), r.keys
+	a.held = r.resume() // which may add to the keys
+	a.keys = r.keys
 	return &own, a, nil
 }
 
@@ -377,7 +378,7 @@ func (w *logRun) look(look Look) error {
 
 // find opens the one configured log that name means: its ID, origin or URL.
 func (m *Monitor) find(ctx context.Context, name string, a *anchor) (watched, error) {
-	found, failed := m.discover(ctx, nil, a.keys)
+	found, failed := m.discover(ctx, a.known, a.keys)
 	failed = append(failed, a.held...)
 	var match, all []string
 	var hit watched

@@ -28,7 +28,7 @@ func (m *Monitor) ScanConfigured(ctx context.Context) (*Result, error) {
 			all.Add(one)
 		}
 	}
-	found, failed := own.discover(ctx, nil, a.keys)
+	found, failed := own.discover(ctx, a.known, a.keys)
 	failed = append(failed, a.held...)
 	for i, p := range own.parts(ctx, *m.Config.Scan, found, failed) {
 		switch info := found[i].Info(); {

@@ -24,6 +24,9 @@ const (
 // in the findings' JSON.
 func Safe(s string) string { return safe(s, maxValue) }
 
+// SafeUpTo is Safe, but cut at limit characters.
+func SafeUpTo(s string, limit int) string { return safe(s, limit) }
+
 // maxMarks is how many combining marks a letter may carry: more than any script
 // needs stack up over the neighbouring lines.
 const maxMarks = 3

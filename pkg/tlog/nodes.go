@@ -18,7 +18,7 @@ type Nodes map[compact.NodeID]Hash
 // the leaf's own. The left siblings among them are the left edge [0, index).
 func InclusionNodes(index, size uint64, leaf Hash, hashes [][]byte, root Hash) (Nodes, error) {
 	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, size, leaf[:], hashes, root[:]); err != nil {
-		return nil, err
+		return nil, inHex(err)
 	}
 	n, err := proof.Inclusion(index, size)
 	if err != nil {

@@ -33,6 +33,8 @@ func TestE2E(t *testing.T) {
 	t.Run("rotation", s.testRotation)
 	t.Run("tampering", s.testTampering)
 	t.Run("ct tampering", s.testCTTampering)
+	t.Run("bundles", s.testBundles)
+	t.Run("import", s.testImport)
 }
 
 // testServersAnswer shows by plain HTTP that the suite's own support works: the

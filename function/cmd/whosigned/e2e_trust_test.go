@@ -193,7 +193,7 @@ func (s *suite) testTrust(t *testing.T) {
 		if l := r.log(t, oldID); l.Status != "error" || !strings.Contains(l.Error, "another key") || l.Scanned != later[0].index {
 			t.Errorf("the log under another key: %+v, want an error about it, and nothing read", l)
 		}
-		says(t, text, "the trusted root now has another key for "+old.url, "--log "+oldID+" --key FILE")
+		says(t, text, "the trusted root now has another key for "+old.url, "--log "+oldID+" --key new.pub")
 
 		cmd := m.command(t, "accept", "--log", oldID, "--key", old.key.public, "--reason", "the operator announced it")
 		if out, err := cmd.CombinedOutput(); err != nil {

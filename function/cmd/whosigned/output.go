@@ -42,11 +42,14 @@ func (p printer) line(format string, args ...any) {
 	fmt.Fprintf(p.w, format+"\n", args...)
 }
 
+// maxErrorLine is room for an error's whole line: what to do next stands at its end.
+const maxErrorLine = 4000
+
 // safeLines makes text that has lines safe for a terminal.
 func safeLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
-		lines[i] = report.Safe(lines[i])
+		lines[i] = report.SafeUpTo(lines[i], maxErrorLine)
 	}
 	return strings.Join(lines, "\n")
 }
