@@ -110,7 +110,7 @@ func readCertificates(location string, read Read) ([]*x509.Certificate, error) {
 }
 
 // What is considered of what anybody may put into a log, for each costs work:
-// crypto/x509 makes 70 times its size of a certificate that is all names, and verifies an
+// crypto/x509 makes many times its size of a certificate that is all names, and verifies an
 // RSA signature in a time that grows with the square of the key. What Fulcio issues is
 // far below.
 const (
