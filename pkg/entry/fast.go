@@ -63,7 +63,7 @@ func fast(leaf []byte) (e *Entry, ok bool, err error) {
 		return nil, false, nil
 	}
 	var problems []error
-	e.Signers = make([]Signer, 0, len(found))
+	e.Signers = make([]Signer, 0, min(len(found), 16)) // as many as a hostile leaf says, once they are seen to be some
 	for _, m := range found {
 		s, ok, err := m.signer()
 		if !ok {
@@ -76,6 +76,10 @@ func fast(leaf []byte) (e *Entry, ok bool, err error) {
 	}
 	return e, true, errors.Join(problems...)
 }
+
+// maxSigners is how many signatures are read here: the library is given, or refused, a
+// leaf that says to have more.
+const maxSigners = 1 << 16
 
 func (c *canonical) hashedrekord1(e *Entry, found []material) []material {
 	c.expect(`"data":{"hash":`)
@@ -94,7 +98,7 @@ func (c *canonical) dsse1(e *Entry, found []material) []material {
 	c.expect(`,"payloadHash":`)
 	e.Digests = c.digest(e.Digests)
 	c.expect(`,"signatures":[`)
-	for more := true; more; more = c.has(`,`) {
+	for more := true; more && len(found) < maxSigners; more = c.has(`,`) {
 		c.expect(`{"signature":"`)
 		c.text()
 		c.expect(`,"verifier":"`)
@@ -116,7 +120,7 @@ func (c *canonical) intoto2(e *Entry, found []material) []material {
 	c.expect(`"content":{"envelope":{"payloadType":"`)
 	c.text()
 	c.expect(`,"signatures":[`)
-	for more := true; more; more = c.has(`,`) {
+	for more := true; more && len(found) < maxSigners; more = c.has(`,`) {
 		c.expect(`{`)
 		if c.has(`"keyid":"`) {
 			c.text()
@@ -156,7 +160,7 @@ func (c *canonical) dsse2(e *Entry, found []material) []material {
 	c.expect(`"dsseV002":{"payloadHash":`)
 	e.Digests = c.protoDigest(e.Digests)
 	c.expect(`,"signatures":[`)
-	for more := true; more; more = c.has(`,`) {
+	for more := true; more && len(found) < maxSigners; more = c.has(`,`) {
 		found = c.protoSignature(found)
 	}
 	c.expect(`]}`)

@@ -44,6 +44,11 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
+// maxLibrary is the most bytes of a leaf that the library is given: it takes up to 35
+// times that in memory. No honest entry of Rekor's has as many, for what is signed is
+// not in it.
+const maxLibrary = 2 << 20
+
 // library parses a leaf of any kind through the types of sigstore/rekor and
 // sigstore/rekor-tiles. With an error the entry, if not nil, has what could be read.
 func library(leaf []byte) (e *Entry, err error) {
@@ -62,6 +67,9 @@ func library(leaf []byte) (e *Entry, err error) {
 		}
 	}()
 	e = &Entry{Kind: head.Kind, Version: head.Version}
+	if len(leaf) > maxLibrary {
+		return nil, fmt.Errorf("parsing %s %s: a leaf of %d bytes, more than the %d that are parsed", cut(head.Kind), cut(head.Version), len(leaf), maxLibrary)
+	}
 	switch head.Kind + " " + head.Version {
 	case "hashedrekord 0.0.2", "dsse 0.0.2":
 		err = e.fromTiles(leaf)

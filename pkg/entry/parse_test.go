@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -161,6 +163,28 @@ func checkPaths(t *testing.T, name string, leaf []byte) {
 	}
 	if err := view.check(e); err != nil {
 		t.Errorf("%s: %v", name, err)
+	}
+}
+
+func TestALeafOfManySignersThatAreNoneTakesBoundedMemory(t *testing.T) {
+	for name, signer := range map[string]string{
+		"fast":    `{"signature":"","verifier":""}`,
+		"library": `{"signature":"", "verifier":""}`,
+	} {
+		for size, want := range map[int]string{1 << 19: "parsing dsse 0.0.1", 1 << 24: "more than the 2097152 that are parsed"} {
+			leaf := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"dsse","spec":{"envelopeHash":{"algorithm":"sha256","value":"%064d"},"payloadHash":{"algorithm":"sha256","value":"%064d"},"signatures":[%s%s]}}`,
+				1, 2, signer, strings.Repeat(","+signer, size/len(signer)))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			e, err := Parse(leaf)
+			runtime.ReadMemStats(&after)
+			if e != nil || err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s, %d bytes: got %v, %.200v; want %q", name, size, e != nil, err, want)
+			}
+			if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+				t.Errorf("%s: allocated %d MiB for a leaf of %d kB", name, got>>20, len(leaf)>>10)
+			}
+		}
 	}
 }
 
