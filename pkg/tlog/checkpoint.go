@@ -190,7 +190,7 @@ func parseCheckpoint(text string) (Checkpoint, error) {
 	var f formats.Checkpoint
 	rest, err := f.Unmarshal([]byte(text))
 	if err != nil {
-		return Checkpoint{}, err
+		return Checkpoint{}, fmt.Errorf("%.200s", err) // it repeats a line, whatever its size
 	}
 	if len(f.Hash) != len(Hash{}) {
 		return Checkpoint{}, fmt.Errorf("root hash of %d bytes, want %d", len(f.Hash), len(Hash{}))

@@ -39,7 +39,7 @@ func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 func (h *Hash) UnmarshalText(text []byte) error {
 	b, err := hex.DecodeString(string(text))
 	if err != nil || len(b) != len(h) {
-		return fmt.Errorf("hash %q is not 64 hex digits", text)
+		return fmt.Errorf("hash %.100q is not 64 hex digits", text)
 	}
 	copy(h[:], b)
 	return nil
