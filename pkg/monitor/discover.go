@@ -74,6 +74,8 @@ func onceEach(found []watched, failed []notFound, known map[tlog.ID]string) ([]w
 			at[info.ID] = info.URL
 		}
 	}
+	// What one URL cannot give and another does is watched there.
+	failed = slices.DeleteFunc(failed, func(f notFound) bool { _, ok := at[f.id]; return ok && !f.missing })
 	var one []watched
 	for _, l := range found {
 		info := l.Info()

@@ -35,7 +35,9 @@ func (w *logRun) closeUp() {
 	toEnd, byDate := w.readToEnd(doc)
 	retired := doc.Retired == nil && toEnd
 	answers := doc.Dark != nil && w.advanced
-	if len(ended) == 0 && !retired && !answers {
+	// A release before this one did not say why.
+	unsaid := doc.Retired != nil && toEnd && !doc.RetiredSaid
+	if len(ended) == 0 && !retired && !answers && !unsaid {
 		return
 	}
 	ctx, cancel := w.keep()
@@ -63,6 +65,9 @@ func (w *logRun) closeUp() {
 		}
 		if answers {
 			d.Dark, d.DarkSaid = nil, false
+		}
+		if unsaid {
+			d.RetiredByDate, d.RetiredSaid = byDate, true
 		}
 		if retired {
 			d.Retired, d.RetiredByDate = &now, byDate

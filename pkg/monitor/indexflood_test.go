@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,9 +147,9 @@ func TestALongAnswerThatDoesNotComeLeavesHalfOfTheTimeToTheRest(t *testing.T) {
 	w.want(monitor.ExitClean)
 	w.flood(mine, junk("a", 14000))
 	w.email()
-	asked := 0
+	var asked atomic.Int64
 	w.v1.Inject(asksFor(mine), 0, func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
-		if asked++; asked > 1 {
+		if asked.Add(1) > 1 {
 			tlogtest.Hang()(rw, r, next)
 			return
 		}
@@ -156,8 +157,8 @@ func TestALongAnswerThatDoesNotComeLeavesHalfOfTheTimeToTheRest(t *testing.T) {
 	})
 	w.tune = tuned(w.tune, func(m *monitor.Monitor) { m.Budget = 4 * time.Second })
 	l := logOf(t, w.want(monitor.ExitFailed), v1Origin)
-	if asked != 2 || w.proven(l.ID, 0) != 1 || !strings.Contains(l.Error, "did not answer for 1 of 2 values") {
-		t.Errorf("asked %d times, %+v: want the other value's entry found", asked, l)
+	if asked.Load() != 2 || w.proven(l.ID, 0) != 1 || !strings.Contains(l.Error, "did not answer for 1 of 2 values") {
+		t.Errorf("asked %d times, %+v: want the other value's entry found", asked.Load(), l)
 	}
 }
 

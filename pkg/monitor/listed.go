@@ -66,7 +66,7 @@ func (r *run) keepKey(l config.Log, key tlog.Key) {
 	if li.Key == "" || !wasWatched(r.doc.known(), id) {
 		li.Key = key.PEM()
 	}
-	li.URL, li.Origin, li.Kind, li.Retired = l.URL, l.Origin, string(l.Kind), l.Retired
+	li.URL, li.Origin, li.Kind, li.Retired, li.By = l.URL, l.Origin, string(l.Kind), l.Retired, listedBy(r.Config)
 	if li.Type == "" {
 		li.Type = l.Type
 	}
@@ -74,6 +74,14 @@ func (r *run) keepKey(l config.Log, key tlog.Key) {
 		li.Since = r.started
 	}
 	r.listed[id] = li
+}
+
+// listedBy names the trusted root of a configuration.
+func listedBy(cfg *config.Config) string {
+	if cfg.Trust != nil {
+		return cfg.Trust.ID()
+	}
+	return "trustedRoot"
 }
 
 // keyOf is a remembered key under the log ID that the trusted root gave it.
@@ -90,10 +98,7 @@ func keyOf(id tlog.ID, li state.Listed) (tlog.Key, error) {
 // appears or retires is news.
 func (r *run) news() {
 	before, was := maps.Clone(r.listed), r.listedBy
-	r.listedBy = "trustedRoot"
-	if r.Config.Trust != nil {
-		r.listedBy = r.Config.Trust.ID()
-	}
+	r.listedBy = listedBy(r.Config)
 	now := make(map[tlog.ID]bool)
 	common := false
 	for _, l := range r.Config.Found {

@@ -241,8 +241,8 @@ func TestTheMailAboutAnotherKeySavesAndAcceptsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	save, accept := regexp.MustCompile(`printf .*? > new\.pub`), regexp.MustCompile(`whosigned accept .*? --reason`)
-	i := slices.IndexFunc(s.sinks[0].got(), func(m report.Message) bool { return strings.Contains(m.Text, "printf") })
+	save, accept := regexp.MustCompile(`\(echo .*? > new\.pub`), regexp.MustCompile(`whosigned accept .*? --reason`)
+	i := slices.IndexFunc(s.sinks[0].got(), func(m report.Message) bool { return strings.Contains(m.Text, "> new.pub") })
 	if i < 0 {
 		t.Fatalf("no mail has a command: %q", s.subjects())
 	}
@@ -250,6 +250,9 @@ func TestTheMailAboutAnotherKeySavesAndAcceptsIt(t *testing.T) {
 	for part, text := range map[string]string{"text": m.Text, "HTML": html.UnescapeString(strings.ReplaceAll(m.HTML, "<wbr>", ""))} {
 		if got := accept.FindString(text); !strings.Contains(got, "--state gs://acme-state/x --log ") || !strings.Contains(got, " --key new.pub ") {
 			t.Errorf("%s: the state, the log or the key is not named: %s", part, got)
+		}
+		if command := save.FindString(text); strings.ContainsAny(command, "%\\") {
+			t.Errorf("%s: %s: a sink shows some of that otherwise", part, command)
 		}
 		dir := t.TempDir()
 		sh := exec.Command("sh", "-c", save.FindString(text))

@@ -95,6 +95,51 @@ func TestARekorV1ServiceThatTheTrustedRootEndedMayGoDark(t *testing.T) {
 	}
 }
 
+func TestALogThatNeedNotGrowIsNotQuiet(t *testing.T) {
+	s := newSigstore(t)
+	s.extra = "quiet_after: 24h\n"
+	ahead, url := s.namedShard()
+	if err := ahead.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	s.root.Rekor = append(s.root.Rekor, listedLog{URL: url, Key: ahead.Log, Since: s.now.Add(2000 * time.Hour).Format(time.RFC3339)})
+	s.root.Rekor[0].Ended = true
+	s.publishRoot()
+	s.issue()
+	s.run()
+	s.now = s.now.Add(30 * time.Hour)
+	for _, h := range s.run().Health {
+		if strings.Contains(h.Text, "it has not grown since") && (strings.Contains(h.Text, strings.TrimPrefix(url, "http://")) || strings.Contains(h.Text, "rekor.example.com")) {
+			t.Errorf("said: %s", h.Text)
+		}
+	}
+}
+
+func TestStateThatDoesNotSayWhyALogIsRetiredIsCompleted(t *testing.T) {
+	s := newSigstore(t)
+	s.issue()
+	s.want(monitor.ExitClean)
+	s.root.Rekor[1].Ended = true
+	s.publishRoot()
+	s.want(monitor.ExitClean)
+	for _, name := range s.store.names("state/") { // as the release before wrote it
+		old := string(s.store.objects[name].data)
+		for _, field := range []string{"retired_by_date", "retired_said"} {
+			old = strings.Replace(old, `"`+field+`"`, `"not_`+field+`"`, 1)
+		}
+		s.store.put(name, []byte(old))
+	}
+	s.want(monitor.ExitClean)
+	s.root.Rekor[1].Ended = false
+	s.publishRoot()
+	if got := s.statuses(s.want(monitor.ExitClean)); strings.Contains(got, "retired") {
+		t.Errorf("got\n%s\nwant none retired", got)
+	}
+	if n := s.mails("it takes no more entries, and was read to its last one"); n != 1 {
+		t.Errorf("that it was read to its last entry was said %d times", n)
+	}
+}
+
 func TestALogBeforeItsStartIsNoError(t *testing.T) {
 	s := newSigstore(t)
 	shard, url := s.namedShard()

@@ -157,9 +157,10 @@ func (r *run) isOther(known map[tlog.ID]string, l config.Log) bool {
 
 func (r *run) otherKey(was tlog.ID, l config.Log) notFound {
 	err := fmt.Errorf("the trusted root now has another key for %s (log ID %s): it is not read until that is accepted", l.URL, l.ID)
-	// A mail shows the line breaks of what it quotes as such: a command makes the file.
+	// A mail shows the line breaks of what it quotes as such: a command makes the file. It
+	// has no %, which mail services might take for a variable's.
 	block, _ := pem.Decode([]byte(l.Keys[0].PEM()))
-	text := fmt.Sprintf("%v. This saves the new key: printf '%%s\\n' '-----BEGIN PUBLIC KEY-----' '%s' '-----END PUBLIC KEY-----' > new.pub", err, base64.StdEncoding.EncodeToString(block.Bytes))
+	text := fmt.Sprintf("%v. This saves the new key: (echo '-----BEGIN PUBLIC KEY-----'; echo '%s'; echo '-----END PUBLIC KEY-----') > new.pub", err, base64.StdEncoding.EncodeToString(block.Bytes))
 	r.health.atOnce("trust:key:"+string(was), text, fmt.Sprintf("if the log's operator announced it, save the key, and accept it: %s --key new.pub --reason '…'",
 		(&logRun{run: r, info: tlog.Info{ID: was}}).accept()))
 	return notFound{id: was, url: l.URL, typ: cmp.Or(l.Type, r.listed[was].Type), cfg: l, err: err}

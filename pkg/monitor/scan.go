@@ -529,8 +529,12 @@ func (w *logRun) standing(doc *state.Log, cp tlog.Checkpoint) {
 	// has grown since, and the newest of its kind, are to grow on.
 	replaced := w.cfg.Discovered && !w.cfg.QuietGiven && !doc.CheckpointGrew.After(doc.Watched) &&
 		slices.ContainsFunc(w.Config.Logs, func(l config.Log) bool { return l.Kind == w.cfg.Kind && l.Since.After(w.cfg.Since) })
-	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !replaced && !cp.Frozen && w.Now().Sub(doc.CheckpointGrew) > q {
-		w.health.atOnce(key+":quiet", w.say("it has not grown since %s", doc.CheckpointGrew.Format(time.RFC3339)),
+	grew := doc.CheckpointGrew
+	if w.cfg.Since.After(grew) {
+		grew = w.cfg.Since // it need not take entries before
+	}
+	if q := w.cfg.QuietAfter; q > 0 && w.advanced && w.info.Active && !w.ended() && !replaced && !cp.Frozen && w.Now().Sub(grew) > q {
+		w.health.atOnce(key+":quiet", w.say("it has not grown since %s", grew.Format(time.RFC3339)),
 			"compare with the log's status page: it may be down, or we may be shown an old view")
 	}
 	if w.served.IsZero() || !w.info.Active {

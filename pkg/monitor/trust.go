@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -81,7 +82,7 @@ func (m *Monitor) anchoredAfter(ctx context.Context, listed map[tlog.ID]state.Li
 		a.cfg = m.Config.WithoutRoot()
 		return a
 	}
-	a.cfg, a.problems = m.Config.Resolve(root, earlier(listed, known))
+	a.cfg, a.problems = m.Config.Resolve(root, earlier(listed, known, listedBy(m.Config)))
 	return a
 }
 
@@ -150,9 +151,9 @@ func (r *run) anchor(ctx context.Context) (held []notFound) {
 	return held
 }
 
-// earlier is what run.json remembers of earlier trusted roots, as a trusted root. Of
-// several keys that a place had, those that were watched count.
-func earlier(listed map[tlog.ID]state.Listed, known map[tlog.ID]string) *trust.Root {
+// earlier is what run.json remembers of earlier trusted roots from the same place, as a
+// trusted root: another repository's keys are not to be gone on with. Of several keys that a place had, those that were watched count.
+func earlier(listed map[tlog.ID]state.Listed, known map[tlog.ID]string, by string) *trust.Root {
 	type place struct{ url, kind string }
 	was := make(map[place]bool)
 	for id, li := range listed {
@@ -162,7 +163,7 @@ func earlier(listed map[tlog.ID]state.Listed, known map[tlog.ID]string) *trust.R
 	for _, id := range slices.Sorted(maps.Keys(listed)) {
 		li := listed[id]
 		key, err := keyOf(id, li)
-		if err != nil || was[place{li.URL, li.Kind}] && !wasWatched(known, id) {
+		if err != nil || li.By != "" && li.By != by || was[place{li.URL, li.Kind}] && !wasWatched(known, id) {
 			continue
 		}
 		l := trust.Log{URL: li.URL, Origin: li.Origin, Key: key}
@@ -210,7 +211,7 @@ func (r *run) sayTrust(a *anchor) {
 		return
 	}
 	name, id := r.Config.Trust.Name, r.Config.Trust.ID()
-	if a.metadata != nil && a.saved.ID == "" && r.doc.repository() == id {
+	if a.metadata != nil && a.saved.ID == "" && cmp.Or(r.doc.repository(), r.doc.listedBy()) == id {
 		r.health.notice("trust:lost", fmt.Sprintf("the metadata kept of TUF repository %s is gone, and was begun anew at its initial root: which versions were seen before is forgotten, "+
 			"so older metadata than that would be taken. The keys of logs are held against those of before", name))
 	}

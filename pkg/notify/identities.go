@@ -186,6 +186,10 @@ func (s *identities) lines(f *watch.Finding) []identity {
 				lines = append(lines, line)
 			}
 		}
+		if len(lines) == 0 && f.Cut {
+			line.Subject = f.Subject
+			lines = append(lines, line)
+		}
 		return lines
 	case "oidExtension":
 		return v.extensions(f, line)
@@ -216,6 +220,14 @@ func (v value) extensions(f *watch.Finding, line identity) (lines []identity) {
 			lines = append(lines, line)
 			break
 		}
+	}
+	if len(lines) == 0 && f.Cut { // the finding does not show the one that fitted
+		line.MatchedIdentity = struct {
+			Values []string `json:"extensionValues"`
+			Type   string   `json:"type"`
+		}{v.Values, v.Type}
+		line.Subject = f.Subject
+		lines = append(lines, line)
 	}
 	return lines
 }

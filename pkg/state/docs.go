@@ -74,6 +74,7 @@ type Listed struct {
 	Later   bool       `json:"later,omitempty"`
 	Retired bool       `json:"retired,omitempty"` // past its validFor.end
 	Gone    *time.Time `json:"gone,omitempty"`    // since when the trusted root does not list it
+	By      string     `json:"by,omitempty"`      // the trusted root: a TUF repository's ID, or "trustedRoot"
 
 	kept
 }

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -10,6 +11,7 @@ import (
 // making, and all findings of a slice are in memory at once; no honest entry has as much.
 const (
 	maxPerEntry    = 1000     // findings
+	maxJudged      = 10_000   // signers that fit
 	maxText        = 4 << 10  // bytes of one text
 	maxTexts       = 32 << 10 // bytes of subjects, digests and extensions together
 	maxItems       = 64       // of each of them
@@ -23,6 +25,9 @@ func (f *Finding) bound() {
 	f.SerialNumber, f.Matched, f.TrustErr = f.text(f.SerialNumber), f.text(f.Matched), f.text(f.TrustErr)
 	room := maxTexts
 	f.Subjects, f.Digests = f.texts(f.Subjects, &room), f.texts(f.Digests, &room)
+	if n := len(f.Subjects); n > 0 && f.Subject != "" && !slices.Contains(f.Subjects, f.Subject) {
+		f.Subjects[n-1] = f.Subject // the one that fitted
+	}
 	for i, x := range f.Extensions {
 		f.Extensions[i].Value = f.text(x.Value)
 		if room -= len(x.OID) + len(f.Extensions[i].Value); i == maxItems || room < 0 {

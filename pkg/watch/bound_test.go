@@ -3,6 +3,7 @@ package watch
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -56,6 +57,52 @@ func TestAFindingShowsNoMoreThanItsShareOfAnEntry(t *testing.T) {
 		}
 		if b, err := json.Marshal(found[0]); err != nil || len(b) > 512<<10 || found[0].Size() != len(b) {
 			t.Errorf("%s: %d bytes of JSON, Size says %d (%v)", name, len(b), found[0].Size(), err)
+		}
+	}
+}
+
+func TestWhatAnybodyCanMakeDoesNotCrowdOutWhatMatters(t *testing.T) {
+	var signers []entry.Signer
+	for range maxPerEntry + 5 {
+		signers = append(signers, certificate())
+	}
+	real := certificate()
+	real.SerialNumber = "ff"
+	rules := compile(t, Rule{Name: "r", Clause: Clause{Subject: any1(Glob, "https://github.com/*")}})
+	found := rules.Match(entryOf(append(signers, real)...), func(s *entry.Signer) (Trust, string) {
+		if s.SerialNumber == "ff" {
+			return Trusted, ""
+		}
+		return Untrusted, "self-made"
+	})
+	if len(found) != maxPerEntry || !slices.ContainsFunc(found, func(f Finding) bool { return f.SerialNumber == "ff" }) {
+		t.Errorf("%d findings; want %d, and the trusted one among them", len(found), maxPerEntry)
+	}
+	if i := slices.IndexFunc(found, func(f Finding) bool { return f.Cut }); i < 0 {
+		t.Error("it is not said that some are left out")
+	}
+}
+
+func TestWhatFittedIsAmongWhatIsShown(t *testing.T) {
+	s := certificate()
+	s.Subjects, s.Extensions = nil, nil
+	for i := range 2 * maxItems {
+		s.Subjects = append(s.Subjects, fmt.Sprintf("junk %d", i))
+		s.Extensions = append(s.Extensions, entry.Extension{OID: "1.2.3", Name: "junk", Value: "x"})
+	}
+	s.Subjects = append(s.Subjects, "ceo@acme")
+	s.Extensions = append(s.Extensions, entry.Extension{OID: "1.2.4", Name: "build", Value: "ours"})
+	for name, clause := range map[string]Clause{
+		"subject":   {Subject: any1(Exact, "ceo@acme")},
+		"extension": {Extensions: []ExtensionPattern{{"1.2.4", any1(Exact, "ours")}}},
+	} {
+		found := compile(t, Rule{Name: "r", Clause: clause}).Match(entryOf(s), nil)
+		if len(found) != 1 || !found[0].Cut {
+			t.Fatalf("%s: %d findings", name, len(found))
+		}
+		f := found[0]
+		if name == "subject" && !slices.Contains(f.Subjects, "ceo@acme") || name == "extension" && !slices.ContainsFunc(f.Extensions, func(x Extension) bool { return x.Value == "ours" }) {
+			t.Errorf("%s: what fitted is not shown", name)
 		}
 	}
 }

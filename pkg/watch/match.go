@@ -19,6 +19,7 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 		return nil
 	}
 	var found []Finding
+	judged := 0
 	if len(e.Signers) == 0 {
 		return r.unsigned(e)
 	}
@@ -33,21 +34,40 @@ func (r *Rules) Match(e *entry.Entry, trust func(*entry.Signer) (Trust, string))
 				continue
 			}
 			if verdict == "" {
+				if judged++; judged > maxJudged {
+					found[len(found)-1].Cut = true
+					return found
+				}
 				verdict, reason = judge(s, trust)
-			}
-			if len(found) == maxPerEntry {
-				found[len(found)-1].Cut = true
-				return found
 			}
 			f := finding(e, s, fit)
 			f.Rule, f.Trusted, f.TrustErr = rule.name, verdict, reason
 			f.bound()
 			f.Expected = (verdict == Trusted || isKey(s)) &&
 				slices.ContainsFunc(rule.expect, func(c clause) bool { return c.expects(s) })
-			found = append(found, f)
+			if len(found) < maxPerEntry {
+				found = append(found, f)
+				continue
+			}
+			// There is no room for all, and what anybody can make must not hide what matters.
+			if i := slices.IndexFunc(found, func(other Finding) bool { return other.weight() < f.weight() }); i >= 0 {
+				found[i] = f
+			}
+			found[len(found)-1].Cut = true
 		}
 	}
 	return found
+}
+
+// weight is how little a finding may be left out.
+func (f *Finding) weight() int {
+	switch {
+	case f.Trusted == Untrusted:
+		return 0
+	case f.Expected:
+		return 1
+	}
+	return 2
 }
 
 // unsigned is Match for an entry that tells of no signer, such as a timestamp: only a
@@ -233,6 +253,9 @@ func finding(e *entry.Entry, s *entry.Signer, fit fit) Finding {
 			}
 		}
 		f.Extensions = append(f.Extensions, shown)
+	}
+	if i := slices.IndexFunc(f.Extensions, func(x Extension) bool { return x.OID == fit.oid }); i >= maxItems {
+		f.Extensions[0] = f.Extensions[i] // the rest is cut, see bound
 	}
 	if !e.Logged.IsZero() {
 		f.Times = append(f.Times, Time{Time: e.Logged.UTC(), What: "logged", Vouched: "the log"})
