@@ -57,24 +57,25 @@ func (l *listed) change(known *Log) {
 		}
 	}
 	if l.given["type"] {
-		known.is(l.log.Type)
+		if l.log.Type == tlog.RekorV2 && known.Type == tlog.RekorV1 {
+			*known = known.AsShard()
+		}
+		known.Type = l.log.Type
 	}
 	if l.given["origin"] && (l.given["url"] || l.id != "") { // else it is what names the log
 		known.Origin = l.log.Origin
 	}
 }
 
-// is makes a log of the trusted root one of the given type. With an ECDSA key a Rekor v2
-// shard looks like a Rekor v1 service there.
-func (l *Log) is(t tlog.Type) {
-	if t == tlog.RekorV2 && l.Type == tlog.RekorV1 {
-		l.ID, l.Keys = tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
-		_, l.Origin, _ = strings.Cut(l.URL, "://")
-		if l.Coverage == Index {
-			l.Coverage = Full
-		}
+// AsShard makes a Rekor v2 shard of what looks like a Rekor v1 service in the trusted
+// root: with an ECDSA key, both have the hash of the key alone for their ID.
+func (l Log) AsShard() Log {
+	l.Type, l.ID, l.Keys = tlog.RekorV2, tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
+	_, l.Origin, _ = strings.Cut(l.URL, "://")
+	if l.Coverage == Index {
+		l.Coverage = Full
 	}
-	l.Type = t
+	return l
 }
 
 // Resolve returns the configuration as it is under a trusted root that a TUF

@@ -102,7 +102,7 @@ func (m *Monitor) open(ctx context.Context, c config.Log, known map[tlog.ID]stri
 	}
 	if c.Type == tlog.RekorV1 {
 		found, failed := m.openTrees(ctx, c, known, keys)
-		if shard := asShard(c); c.Discovered && len(found) == 0 && len(failed) == 1 && failed[0].id == "" && m.answers(ctx, shard, keys) == nil {
+		if shard := c.AsShard(); c.Discovered && len(found) == 0 && len(failed) == 1 && failed[0].id == "" && m.answers(ctx, shard, keys) == nil {
 			return m.open(ctx, shard, known, keys)
 		}
 		return found, failed

@@ -16,17 +16,6 @@ import (
 	"github.com/whosigned/whosigned/pkg/tlog"
 )
 
-// asShard makes a Rekor v2 shard of what looks like a Rekor v1 service in the trusted
-// root: with an ECDSA key, both have the hash of the key alone for their ID.
-func asShard(l config.Log) config.Log {
-	l.Type, l.ID, l.Keys = tlog.RekorV2, tlog.ID(l.Keys[0].Hex()), l.Keys[:1]
-	_, l.Origin, _ = strings.Cut(l.URL, "://")
-	if l.Coverage == config.Index {
-		l.Coverage = config.Full
-	}
-	return l
-}
-
 // apart makes shards, one a key, of what looks like a Rekor v1 service and stands where
 // a shard was watched: each is then held against that shard, see sameKeys.
 func (r *run) apart(known map[tlog.ID]string) {
@@ -46,7 +35,7 @@ func (r *run) apart(known map[tlog.ID]string) {
 		for _, key := range l.Keys {
 			one := l
 			one.Keys = []tlog.Key{key}
-			logs = append(logs, asShard(one))
+			logs = append(logs, one.AsShard())
 		}
 	}
 	r.Config.Logs = logs
