@@ -218,7 +218,7 @@ func (c *Config) discovered(root *trust.Root, now time.Time) (logs []Log) {
 	add := func(known trust.Log, kind Kind) {
 		l := Log{
 			Type: known.Type, Kind: kind, URL: known.URL, ID: tlog.ID(known.Key.Hex()), Keys: []tlog.Key{known.Key}, Origin: known.Origin,
-			Start: Start{Head: true}, Coverage: Full, QuietAfter: c.QuietAfter, Since: known.Start, Retired: known.Retired(now), Discovered: true, FromRoot: true, Where: "the trusted root",
+			Start: Start{Head: true}, Coverage: c.DefaultCoverage(known.Type, known.URL), QuietAfter: c.QuietAfter, Since: known.Start, Retired: known.Retired(now), Discovered: true, FromRoot: true, Where: "the trusted root",
 		}
 		if l.QuietAfter == 0 && public(l.URL) {
 			l.QuietAfter = 24 * time.Hour
@@ -245,9 +245,6 @@ func (c *Config) discovered(root *trust.Root, now time.Time) (logs []Log) {
 				logs[i].Retired = logs[i].Retired && l.Retired
 				return
 			}
-		}
-		if public(l.URL) { // more than a run can read
-			l.Coverage = c.withoutReading()
 		}
 		logs = append(logs, l)
 	}
@@ -347,7 +344,7 @@ func at(root *trust.Root, l Log) []trust.Log {
 
 // DefaultCoverage is how a log of the trusted root is watched that no item is about.
 func (c *Config) DefaultCoverage(t tlog.Type, url string) Coverage {
-	if t == tlog.RekorV1 && public(url) {
+	if t == tlog.RekorV1 && public(url) { // more than a run can read
 		return c.withoutReading()
 	}
 	return Full

@@ -74,8 +74,12 @@ func onceEach(found []watched, failed []notFound, known map[tlog.ID]string) ([]w
 			at[info.ID] = info.URL
 		}
 	}
-	// What one URL cannot give and another does is watched there.
-	failed = slices.DeleteFunc(failed, func(f notFound) bool { _, ok := at[f.id]; return ok && !f.missing })
+	// What one URL cannot give and another does is watched there. What it hides, or serves
+	// wrongly, counts against it all the same.
+	failed = slices.DeleteFunc(failed, func(f notFound) bool {
+		_, watched := at[f.id]
+		return watched && !f.missing && !errors.As(f.err, new(*tlog.Unverified))
+	})
 	var one []watched
 	for _, l := range found {
 		info := l.Info()
